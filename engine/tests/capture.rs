@@ -66,10 +66,8 @@ fn copies_between_host_and_device_in_a_capture_are_errors() -> Result<()> {
     let _guard = serialize();
     let x = on_device(&[1.0, 2.0]);
     let host = Tensor::from_vec(vec![1.0f32], [1])?;
-    let attempts: [(&str, &dyn Fn() -> Result<()>); 2] = [
-        ("read_later", &|| x.read_later::<f32>().map(drop)),
-        ("upload", &|| upload(&host, &GPU).map(drop)),
-    ];
+    let attempts: [(&str, &dyn Fn() -> Result<()>); 2] =
+        [("read_later", &|| x.read_later::<f32>().map(drop)), ("upload", &|| upload(&host, &GPU).map(drop))];
     for (op, copy) in attempts {
         let error = CudaGraph::capture(&GPU, copy).err().expect("a copy").to_string();
         assert!(error.contains(op) && error.contains("cannot be captured in a CUDA graph"), "{error}");

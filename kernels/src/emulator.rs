@@ -196,6 +196,23 @@ pub fn plant_engine(engine: i64, milliseconds: f64, fault: EngineFault) -> Resul
     Ok(())
 }
 
+/// Sets the CUDA versions of the driver and of the libraries from now on, as 1000 major + 10 minor; 13000 at first. Functions that a driver
+/// of that version lacks return an error.
+pub fn set_cuda_versions(driver: i32, libraries: i32) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_cuda_versions)(driver, libraries) };
+    Ok(())
+}
+
+/// Sets the compute capability of the devices from now on; 9.0 at first.
+pub fn set_compute_capability(major: i32, minor: i32) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_compute_capability)(major, minor) };
+    Ok(())
+}
+
 /// Enables or disables counted mode for modules that are loaded from now on: accesses of kernels are counted, not checked, for
 /// [`work_counts`].
 pub fn set_counted(counted: bool) -> Result<(), EmulatorError> {
@@ -337,6 +354,8 @@ struct Runtime {
     counts: Symbol<ReadText>,
     bytes: Symbol<unsafe extern "C" fn(*const c_char, *mut u64, *mut u64) -> c_int>,
     plant_engine: Symbol<unsafe extern "C" fn(i64, f64, c_int)>,
+    set_cuda_versions: Symbol<unsafe extern "C" fn(c_int, c_int)>,
+    set_compute_capability: Symbol<unsafe extern "C" fn(c_int, c_int)>,
 }
 
 type Configure = unsafe extern "C" fn(c_int, *const c_char, *const c_char, *const c_char);
@@ -353,6 +372,11 @@ impl Runtime {
             libraries.push(library);
         }
         let load = |source| EmulatorError::Load { library: built.libraries[0].clone(), source };
+        let library_of = |stem: &str| {
+            let is_named = |path: &PathBuf| path.file_stem().is_some_and(|s| s == stem);
+            &libraries[built.libraries.iter().position(is_named).expect("a library of the emulator")]
+        };
+        let cudnn = library_of("libcudnn");
         let text = |path: &std::path::Path| {
             CString::new(path.to_string_lossy().as_bytes()).expect("a path contains no NUL")
         };
@@ -379,7 +403,11 @@ impl Runtime {
                 counts: library.get(b"fornax_emulator_counts").map_err(load)?,
                 leaks: library.get(b"fornax_emulator_leaks").map_err(load)?,
                 bytes: library.get(b"fornax_emulator_bytes").map_err(load)?,
-                plant_engine: libraries[built.cudnn].get(b"fornax_emulator_plant_engine").map_err(load)?,
+                plant_engine: cudnn.get(b"fornax_emulator_plant_engine").map_err(load)?,
+                set_cuda_versions: library.get(b"fornax_emulator_set_cuda_versions").map_err(load)?,
+                set_compute_capability: library
+                    .get(b"fornax_emulator_set_compute_capability")
+                    .map_err(load)?,
             }
         };
         libraries.into_iter().for_each(std::mem::forget);

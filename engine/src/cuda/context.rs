@@ -8,7 +8,9 @@ use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
 use super::pinned::PinnedPool;
 use super::profile::KernelProfiler;
 use super::staging::StagingPool;
-use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
+use super::{
+    CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules, versions,
+};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUstream};
@@ -126,6 +128,8 @@ impl Gpu {
                 "there is no cuda:{ordinal}: this machine has {count} CUDA device(s), numbered from 0"
             )));
         }
+        let info = query_info(ordinal)?;
+        versions::check(ordinal, &info)?;
         let context =
             CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
         let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
@@ -136,7 +140,7 @@ impl Gpu {
             stream,
             copy_stream: OnceLock::new(),
             communication: Communication::default(),
-            info: query_info(ordinal)?,
+            info,
             modules: KernelModules::default(),
             staging: StagingPool::default(),
             pinned: PinnedPool::default(),

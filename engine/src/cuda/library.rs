@@ -99,16 +99,6 @@ pub(crate) fn open(
     opened.map(|(found, _)| found).map_err(|why| LibraryError::Missing { library, why, remedy })
 }
 
-/// As [`open`], but looks for each of `names` everywhere before the next one.
-pub(crate) fn open_newest(
-    library: &'static str,
-    names: &[&str],
-    remedy: &'static str,
-) -> Result<Library, LibraryError> {
-    let opened = fornax_kernels::library::open_newest(names);
-    opened.map(|(found, _)| found).map_err(|why| LibraryError::Missing { library, why, remedy })
-}
-
 /// Message of the dynamic loader; the error itself only names the call.
 pub(crate) fn loader_message(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)

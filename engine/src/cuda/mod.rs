@@ -55,6 +55,7 @@ mod strided_pair;
 mod tests;
 mod timing_event;
 pub(crate) mod unary;
+mod versions;
 
 pub use async_copy::{PendingRead, PendingUpload, upload};
 pub use context::{

@@ -197,7 +197,7 @@ using namespace cublaslt;
 
 extern "C" {
 
-FORNAX_API size_t cublasLtGetVersion() { return 130002; }
+FORNAX_API size_t cublasLtGetVersion() { return size_t(fornax::library_cuda_version()) * 10 + 2; }
 
 FORNAX_API int cublasLtCreate(void** handle) {
   if (!handle) return invalid_value;

@@ -150,6 +150,7 @@ using namespace cudnn;
 extern "C" {
 
 FORNAX_API size_t cudnnGetVersion() { return 91900; }
+FORNAX_API size_t cudnnGetCudartVersion() { return size_t(fornax::library_cuda_version()); }
 
 FORNAX_API void cudnnGetLastErrorString(char* to, size_t size) {
   if (!to || !size) return;

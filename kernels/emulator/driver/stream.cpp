@@ -117,7 +117,7 @@ CU_API cuEventQuery(Event* event) {
   return query_event(*event) ? sticky_error(device) : kNotReady;
 }
 
-CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
+CU_API cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventElapsedTime", start)) return result;
   if (Result result = check_event("cuEventElapsedTime", end)) return result;
@@ -125,8 +125,9 @@ CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
   *milliseconds = float((event_time(*end) - event_time(*start)) * 1e3);
   return kSuccess;
 }
-CU_API cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
-  return cuEventElapsedTime_v2(milliseconds, start, end);
+CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
+  SINCE_CUDA(12080, "cuEventElapsedTime_v2");
+  return cuEventElapsedTime(milliseconds, start, end);
 }
 
 // ---- capture and graphs

@@ -220,7 +220,9 @@ fn calls_that_may_wait_are_allowed_in_a_capture_of_another_thread() {
         scope.spawn(|| {
             context.bind_to_thread().unwrap();
             other.synchronize().unwrap();
-            module(&context, "kernels/tests/emulator/correct.cu", CORRECT).load_function("add_to_f32").unwrap();
+            module(&context, "kernels/tests/emulator/correct.cu", CORRECT)
+                .load_function("add_to_f32")
+                .unwrap();
         });
     });
     stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();

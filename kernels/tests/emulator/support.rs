@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, LaunchConfig};
 use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
 use fornax_kernels::emulator::{self, EmulatorOptions};
+use fornax_kernels::library;
 
 pub const CORRECT: &str = include_str!("correct.cu");
 pub const PLANTED: &str = include_str!("planted.cu");
@@ -16,6 +17,8 @@ pub fn emulated(order: u64, checked: bool) -> Emulated {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     emulator::load(&EmulatorOptions { devices: 2, order, checked }).unwrap();
+    // Loads its builtins too, which cudarc does not.
+    std::mem::forget(library::open(&["libnvrtc.so.13"]).unwrap());
     emulator::take_error();
     Emulated(guard)
 }

@@ -1,6 +1,8 @@
 //! Functions of libcublasLt used by the engine.
 use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::versions::check_library;
 use cudarc::cublaslt::sys;
+use fornax_kernels::library::for_driver;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
@@ -79,8 +81,11 @@ impl CublasLtApi {
         if let Some(api) = API.get() {
             return Ok(api);
         }
-        let names = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
+        let names = for_driver(&["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]);
         let api = CublasLtApi::bind(open(CUBLASLT, &names, REMEDY)?, CUBLASLT, REMEDY)?;
+        // SAFETY: the function has no preconditions. cuBLAS has the version of its CUDA.
+        let version = unsafe { (api.version)() };
+        check_library(CUBLASLT, (version / 10) as i32, "nvidia-cublas")?;
         Ok(API.get_or_init(|| api))
     }
 
