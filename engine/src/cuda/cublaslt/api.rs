@@ -10,6 +10,10 @@ const CUBLASLT: &str = "cuBLASLt";
 const REMEDY: &str = "install cuBLAS (pip: nvidia-cublas) and put its folder on LD_LIBRARY_PATH";
 const SUCCESS: i32 = 0;
 const NOT_SUPPORTED: i32 = 15;
+pub(super) const INVALID_VALUE: i32 = 7;
+pub(super) const ARCHITECTURE_MISMATCH: i32 = 8;
+pub(super) const EXECUTION_FAILED: i32 = 13;
+pub(super) const INTERNAL_ERROR: i32 = 14;
 
 /// Heuristics result for one algorithm. cudarc's struct has the status as a Rust enum, which a newer library would break.
 #[derive(Clone, Copy)]
@@ -96,10 +100,10 @@ impl CublasLtApi {
             NOT_SUPPORTED => return Err(unsupported(call())),
             1 => "not initialised: is there a device?",
             3 => "allocation failed",
-            7 => "invalid value",
-            8 => "the device's architecture is not supported",
-            13 => "execution failed",
-            14 => "internal error",
+            INVALID_VALUE => "invalid value",
+            ARCHITECTURE_MISMATCH => "the device's architecture is not supported",
+            EXECUTION_FAILED => "execution failed",
+            INTERNAL_ERROR => "internal error",
             _ => "",
         };
         Err(LibraryError::Call { library: CUBLASLT, call: call(), status, message: message.into() })
