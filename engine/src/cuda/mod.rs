@@ -46,6 +46,7 @@ pub(crate) mod prepare;
 mod profile;
 pub(crate) mod reduce;
 pub(crate) mod row_norm;
+mod self_test;
 pub(crate) mod soft_cross_entropy;
 pub(crate) mod softmax;
 mod staging;
@@ -68,6 +69,7 @@ pub use library_info::{LibraryInfo, libraries};
 pub use memory::{device_pointer, record_stream};
 pub use pinned::pinned_tensor;
 pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
+pub use self_test::{SelfTest, self_tests};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
