@@ -102,6 +102,14 @@ pub fn restore_conv_plans(device: &Device, record: &ConvPlanRecord) -> crate::Re
     restored.map_err(|error| error.with_op_context("restore_conv_plans", *device, &[]))
 }
 
+/// Makes a CUDA device use the convolution plans that timing has chosen so far, or that were restored, and those of cuDNN's heuristics for
+/// other shapes: nothing more is timed ([`ConvPlanChoice::Stored`]).
+pub fn use_stored_conv_plans(device: &Device) -> crate::Result<()> {
+    let gpu = gpu_with_plans("use_stored_conv_plans", device)?;
+    gpu.conv_options.lock().unwrap_or_else(|e| e.into_inner()).choice = ConvPlanChoice::Stored;
+    Ok(())
+}
+
 fn gpu_with_plans(op: &'static str, device: &Device) -> crate::Result<Arc<Gpu>> {
     let in_op = |error: CudaError| error.with_op_context(op, *device, &[]);
     let Device::Cuda(ordinal) = *device else {

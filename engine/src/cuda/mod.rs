@@ -61,7 +61,7 @@ mod versions;
 pub use async_copy::{PendingRead, PendingUpload, upload};
 pub use context::{
     GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
-    set_conv_engine_options,
+    set_conv_engine_options, use_stored_conv_plans,
 };
 pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
