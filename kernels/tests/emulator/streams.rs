@@ -188,7 +188,8 @@ fn calls_that_may_wait_or_load_code_invalidate_a_capture_of_the_same_thread() {
     let loaded = module(&context, "kernels/tests/emulator/correct.cu", CORRECT);
     let image = compile("kernels/tests/emulator/correct.cu", CORRECT);
     let event = other.record_event(None).unwrap();
-    let calls: [(&str, &dyn Fn() -> Result<(), DriverError>); 7] = [
+    type Call<'a> = &'a dyn Fn() -> Result<(), DriverError>;
+    let calls: [(&str, Call); 7] = [
         ("cuModuleLoadData", &|| context.load_module(image.clone()).map(drop)),
         ("cuModuleGetFunction", &|| loaded.load_function("add_to_f32").map(drop)),
         // SAFETY: the event is alive.
