@@ -6,7 +6,7 @@ use crate::{KernelSource, library};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
@@ -84,9 +84,8 @@ impl Nvrtc {
     pub fn shared() -> Result<&'static Nvrtc, KernelError> {
         static SHARED: OnceLock<Result<Nvrtc, KernelError>> = OnceLock::new();
         let open = || {
-            let (library, path) =
-                library::open(&LIBRARY_NAMES).map_err(|why| KernelError::Missing { why })?;
-            load_builtins(&path);
+            let names = library::for_driver(&LIBRARY_NAMES);
+            let (library, _) = library::open(&names).map_err(|why| KernelError::Missing { why })?;
             Nvrtc::bind(library)
         };
         SHARED.get_or_init(open).as_ref().map_err(Clone::clone)
@@ -94,7 +93,7 @@ impl Nvrtc {
 
     /// Loads NVRTC from a file.
     pub fn open(path: &Path) -> Result<Nvrtc, KernelError> {
-        load_builtins(path);
+        library::load_companions(path);
         // SAFETY: the initialisers of NVRTC have no preconditions.
         Nvrtc::bind(unsafe { Library::new(path) }.map_err(missing)?)
     }
@@ -239,21 +238,6 @@ fn best_target(architectures: &[u32], (major, minor): (u32, u32)) -> CompileTarg
     match newest(&|number| number / 10 == major && number <= own) {
         Some(number) => CompileTarget::Cubin(number),
         None => CompileTarget::Ptx(newest(&|number| number <= own).unwrap_or(own)),
-    }
-}
-
-/// Loads `libnvrtc-builtins` from the folder of an NVRTC that was opened by its path. NVRTC opens that library by name alone, which
-/// succeeds if it is already loaded. For a bare name the dynamic loader finds both.
-fn load_builtins(nvrtc: &Path) {
-    let Some(folder) = nvrtc.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return };
-    let is_builtins = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libnvrtc-builtins.so"))
-    };
-    for path in library::entries(folder).into_iter().filter(is_builtins) {
-        // SAFETY: a library of tables, whose initialisers have no preconditions.
-        if let Ok(library) = unsafe { Library::new(path) } {
-            std::mem::forget(library);
-        }
     }
 }
 

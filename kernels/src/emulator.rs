@@ -188,11 +188,45 @@ pub fn set_checked(checked: bool) -> Result<(), EmulatorError> {
 }
 
 /// Sets the emulated time per run, in milliseconds, and the fault of an engine of the emulated cuDNN, for all devices, from now on. The time
-/// is measured by CUDA events; every other operation takes 10 microseconds of emulated time.
+/// is measured by CUDA events; 0 is the default of 0.25 ms. Every other operation takes 10 microseconds of emulated time. The number
+/// `engine + 100 knob` is one configuration of the engine, if its knob is not 0.
 pub fn plant_engine(engine: i64, milliseconds: f64, fault: EngineFault) -> Result<(), EmulatorError> {
     let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
     // SAFETY: the type is that of the function in `emulator/cudnn/planted.cpp`.
     unsafe { (runtime.plant_engine)(engine, milliseconds, fault as c_int) };
+    Ok(())
+}
+
+/// Emulated seconds that plans of run-time-compiled engines of the emulated cuDNN have taken so far: 1.9 each, the mean of the real
+/// library.
+pub fn compile_seconds() -> f64 {
+    // SAFETY: the type is that of the function in `emulator/cudnn/planted.cpp`.
+    RUNTIME.get().map_or(0.0, |runtime| unsafe { (runtime.compile_seconds)() })
+}
+
+/// Makes matmuls of the emulated cuBLASLt with an epilogue, a value of `CUBLASLT_EPILOGUE_*`, return a status for the algorithm of that
+/// rank in the heuristics' list, from now on. Status 0 removes it.
+pub fn plant_matmul(epilogue: u32, rank: i64, status: i32) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/cublaslt/cublaslt.cpp`.
+    unsafe { (runtime.plant_matmul)(epilogue, rank, status) };
+    Ok(())
+}
+
+/// Sets the CUDA versions of the driver and of the libraries from now on, as 1000 major + 10 minor; 13000 at first. Functions that a driver
+/// of that version lacks return an error.
+pub fn set_cuda_versions(driver: i32, libraries: i32) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_cuda_versions)(driver, libraries) };
+    Ok(())
+}
+
+/// Sets the compute capability of the devices from now on; 9.0 at first.
+pub fn set_compute_capability(major: i32, minor: i32) -> Result<(), EmulatorError> {
+    let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
+    unsafe { (runtime.set_compute_capability)(major, minor) };
     Ok(())
 }
 
@@ -337,6 +371,10 @@ struct Runtime {
     counts: Symbol<ReadText>,
     bytes: Symbol<unsafe extern "C" fn(*const c_char, *mut u64, *mut u64) -> c_int>,
     plant_engine: Symbol<unsafe extern "C" fn(i64, f64, c_int)>,
+    compile_seconds: Symbol<unsafe extern "C" fn() -> f64>,
+    plant_matmul: Symbol<unsafe extern "C" fn(u32, i64, c_int)>,
+    set_cuda_versions: Symbol<unsafe extern "C" fn(c_int, c_int)>,
+    set_compute_capability: Symbol<unsafe extern "C" fn(c_int, c_int)>,
 }
 
 type Configure = unsafe extern "C" fn(c_int, *const c_char, *const c_char, *const c_char);
@@ -353,6 +391,11 @@ impl Runtime {
             libraries.push(library);
         }
         let load = |source| EmulatorError::Load { library: built.libraries[0].clone(), source };
+        let library_of = |stem: &str| {
+            let is_named = |path: &PathBuf| path.file_stem().is_some_and(|s| s == stem);
+            &libraries[built.libraries.iter().position(is_named).expect("a library of the emulator")]
+        };
+        let (cudnn, cublaslt) = (library_of("libcudnn"), library_of("libcublasLt"));
         let text = |path: &std::path::Path| {
             CString::new(path.to_string_lossy().as_bytes()).expect("a path contains no NUL")
         };
@@ -379,7 +422,13 @@ impl Runtime {
                 counts: library.get(b"fornax_emulator_counts").map_err(load)?,
                 leaks: library.get(b"fornax_emulator_leaks").map_err(load)?,
                 bytes: library.get(b"fornax_emulator_bytes").map_err(load)?,
-                plant_engine: libraries[built.cudnn].get(b"fornax_emulator_plant_engine").map_err(load)?,
+                plant_engine: cudnn.get(b"fornax_emulator_plant_engine").map_err(load)?,
+                compile_seconds: cudnn.get(b"fornax_emulator_compile_seconds").map_err(load)?,
+                plant_matmul: cublaslt.get(b"fornax_emulator_plant_matmul").map_err(load)?,
+                set_cuda_versions: library.get(b"fornax_emulator_set_cuda_versions").map_err(load)?,
+                set_compute_capability: library
+                    .get(b"fornax_emulator_set_compute_capability")
+                    .map_err(load)?,
             }
         };
         libraries.into_iter().for_each(std::mem::forget);

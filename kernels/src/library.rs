@@ -8,36 +8,9 @@ use std::path::{Path, PathBuf};
 ///
 /// The error is the loader's message about the first name: the file that failed and why.
 pub fn open(names: &[&str]) -> Result<(Library, PathBuf), String> {
-    open_first(candidate_paths(names))
-}
-
-/// As [`open`], but looks for each of `names` everywhere before the next one: an older version in a system folder does not hide a newer one
-/// in a Python environment.
-pub fn open_newest(names: &[&str]) -> Result<(Library, PathBuf), String> {
-    open_first(newest_first(names, &search_folders()))
-}
-
-/// Candidate paths of a library in search order: the emulated library if the emulated device is loaded, bare names for the dynamic
-/// loader (loaded libraries, LD_LIBRARY_PATH, system folders), then existing files.
-pub fn candidate_paths(names: &[&str]) -> Vec<PathBuf> {
-    candidates_in(names, &search_folders())
-}
-
-fn candidates_in(names: &[&str], folders: &[PathBuf]) -> Vec<PathBuf> {
-    let emulated = names.iter().find_map(|name| emulated_file(name));
-    let bare = names.iter().map(PathBuf::from);
-    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
-    emulated.into_iter().chain(bare).chain(files.filter(|path| path.is_file())).collect()
-}
-
-/// The candidates of the first name, then those of the next one.
-fn newest_first(names: &[&str], folders: &[PathBuf]) -> Vec<PathBuf> {
-    names.iter().flat_map(|name| candidates_in(&[name], folders)).collect()
-}
-
-fn open_first(paths: Vec<PathBuf>) -> Result<(Library, PathBuf), String> {
     let mut why = String::new();
-    for path in paths {
+    for path in candidate_paths(names) {
+        load_companions(&path);
         // SAFETY: the initialisers of NVIDIA's libraries have no preconditions.
         match unsafe { open_global(&path) } {
             Ok(library) => return Ok((library, path)),
@@ -48,6 +21,63 @@ fn open_first(paths: Vec<PathBuf>) -> Result<(Library, PathBuf), String> {
         }
     }
     Err(why)
+}
+
+/// CUDA version of the driver, as 1000 major + 10 minor; `None` without a driver.
+pub fn driver_version() -> Option<i32> {
+    let (driver, _) = open(&["libcuda.so.1", "libcuda.so"]).ok()?;
+    let mut version = 0;
+    // SAFETY: the type is that of cuda.h; the function may be called before cuInit, and writes one number.
+    let status = unsafe {
+        driver.get::<unsafe extern "C" fn(*mut i32) -> i32>(b"cuDriverGetVersion").ok()?(&mut version)
+    };
+    // Others use the driver, so it is kept open.
+    std::mem::forget(driver);
+    (status == 0).then_some(version)
+}
+
+/// Those of a CUDA library's file names, which end with CUDA's major version, that the driver supports: a library of CUDA 13 needs a driver
+/// for CUDA 13. All of them if none is supported, so that an error can name the library that was found.
+pub fn for_driver<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    supported(names, driver_version())
+}
+
+fn supported<'a>(names: &[&'a str], driver: Option<i32>) -> Vec<&'a str> {
+    let newest = driver.map_or(i32::MAX, |version| version / 1000);
+    let is_supported = |name: &&&str| {
+        let major = name.rsplit_once(".so.").and_then(|(_, major)| major.parse::<i32>().ok());
+        major.is_none_or(|major| major <= newest)
+    };
+    let supported: Vec<&str> = names.iter().filter(is_supported).copied().collect();
+    if supported.is_empty() { names.to_vec() } else { supported }
+}
+
+/// Candidate paths of a library in search order: the emulated library if the emulated device is loaded, bare names for the dynamic
+/// loader (loaded libraries, LD_LIBRARY_PATH, system folders), then existing files.
+pub fn candidate_paths(names: &[&str]) -> Vec<PathBuf> {
+    let emulated = names.iter().find_map(|name| emulated_file(name));
+    let bare = names.iter().map(PathBuf::from);
+    let folders = search_folders();
+    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    emulated.into_iter().chain(bare).chain(files.filter(|path| path.is_file())).collect()
+}
+
+/// Loads the libraries that a library opens by their names alone, from its own folder: the builtins of NVRTC. It finds them if they are
+/// loaded already. For a bare name the dynamic loader finds both.
+pub(crate) fn load_companions(path: &Path) {
+    let is_nvrtc = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libnvrtc."));
+    let Some(folder) = path.parent().filter(|folder| is_nvrtc && !folder.as_os_str().is_empty()) else {
+        return;
+    };
+    let is_builtins = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libnvrtc-builtins."))
+    };
+    for path in entries(folder).into_iter().filter(is_builtins) {
+        // SAFETY: a library of tables, whose initialisers have no preconditions.
+        if let Ok(library) = unsafe { Library::new(path) } {
+            std::mem::forget(library);
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -113,7 +143,7 @@ fn python_packages(environment: &Path) -> Vec<PathBuf> {
 }
 
 /// Entries of a folder, sorted by name; none if it cannot be read.
-pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
+fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
@@ -132,24 +162,18 @@ mod tests {
     }
 
     #[test]
-    fn error_names_the_missing_library() {
-        let why = open(&["libfornax-nothing.so.2", "libfornax-nothing.so"]).expect_err("there is none");
-        assert!(why.contains("libfornax-nothing.so.2"), "{why}");
+    fn libraries_of_a_newer_cuda_than_the_driver_are_not_searched() {
+        let names = ["libx.so.13", "libx.so.12", "libx.so"];
+        assert_eq!(supported(&names, Some(13_000)), names);
+        assert_eq!(supported(&names, Some(12_040)), names[1..]);
+        assert_eq!(supported(&names, None), names, "kernels are also compiled without a driver");
+        assert_eq!(supported(&names[..1], Some(12_040)), names[..1]);
     }
 
     #[test]
-    fn newer_version_in_a_folder_precedes_an_older_one_of_the_loader() {
-        let (newer, older) = ("libfornax-nothing.so.13", "libfornax-nothing.so.12");
-        let folder = tempfile::tempdir().expect("a folder");
-        let files = [newer, older].map(|name| folder.path().join(name));
-        files.iter().for_each(|file| std::fs::write(file, "").expect("writes"));
-        let folders = [folder.path().to_path_buf()];
-        let [newer_bare, older_bare] = [newer, older].map(PathBuf::from);
-        let [newer_file, older_file] = files;
-        let by_place = [&newer_bare, &older_bare, &newer_file, &older_file];
-        assert_eq!(candidates_in(&[newer, older], &folders).iter().collect::<Vec<_>>(), by_place);
-        let by_version = [&newer_bare, &newer_file, &older_bare, &older_file];
-        assert_eq!(newest_first(&[newer, older], &folders).iter().collect::<Vec<_>>(), by_version);
+    fn error_names_the_missing_library() {
+        let why = open(&["libfornax-nothing.so.2", "libfornax-nothing.so"]).expect_err("there is none");
+        assert!(why.contains("libfornax-nothing.so.2"), "{why}");
     }
 
     #[test]

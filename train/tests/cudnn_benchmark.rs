@@ -90,6 +90,29 @@ fn no_cudnn_benchmark_ignores_timing() {
 }
 
 #[test]
+fn run_whose_convolutions_every_engine_rejects_ends_with_one_warning_each() {
+    let (folder, cache) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    write_small_dataset(folder.path());
+    empty_cache(cache.path());
+    // Execution of all engines for strict f32 fails.
+    let faults = "0:1:3,1:1:3";
+    let output = command(folder.path(), &format!("{} --epochs 2 --experiment run", train()))
+        .env("XDG_CACHE_HOME", cache.path())
+        .env(VARIABLE, faults)
+        .output()
+        .expect("the binary starts");
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    let mut warnings: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("warning: no engine of cuDNN computes this")).collect();
+    let count = warnings.len();
+    assert!(count > 10 && warnings.iter().all(|line| line.contains("status 5000")), "{text}");
+    warnings.sort();
+    warnings.dedup();
+    assert_eq!(warnings.len(), count, "each problem has one warning");
+}
+
+#[test]
 fn no_deterministic_allows_nondeterministic_engines() {
     let (folder, train) = (tempfile::tempdir().expect("a folder"), train());
     write_small_dataset(folder.path());
@@ -154,6 +177,6 @@ fn deterministic_ranks_fix_the_algorithm_of_nccl() {
         let environment = std::fs::read(format!("/proc/{}/environ", rank.id())).expect("a running process");
         rank.kill().and_then(|()| rank.wait()).expect("it ends");
         let text = String::from_utf8_lossy(&environment);
-        assert_eq!(text.split('\0').any(|variable| variable == "NCCL_ALGO=Ring"), is_fixed, "{flag}");
+        assert_eq!(text.split('\0').any(|variable| variable == "NCCL_ALGO=Ring,Tree"), is_fixed, "{flag}");
     }
 }

@@ -64,15 +64,16 @@ fn runs_of_ranks_with_different_timings_repeat_and_resume_bit_for_bit() {
 fn plans_of_rank_0_replace_those_of_other_ranks() {
     Device::emulated(2).expect("g++ is installed");
     let devices = [Device::Cuda(0), Device::Cuda(1)];
-    let convolve = |device: &Device| {
+    let convolve_images = |images: usize, device: &Device| {
         let host = |shape: &[usize]| {
             let values = (0..shape.iter().product()).map(|i: usize| (i * 7919 % 1013) as f32 / 506.0 - 1.0);
             Tensor::from_vec(values.collect(), shape).and_then(|t| t.to_device(device)).expect("memory")
         };
         let same = Conv2dOptions { padding: [1, 1], ..Conv2dOptions::default() };
-        let y = host(&[2, 7, 7, 24]).conv2d(&host(&[16, 3, 3, 24]), None, &same).expect("runs");
+        let y = host(&[images, 7, 7, 24]).conv2d(&host(&[16, 3, 3, 24]), None, &same).expect("runs");
         y.to_vec::<f32>().expect("f32").into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };
+    let convolve = |device: &Device| convolve_images(2, device);
     let choices = |device: &Device| conv_plan_record(device).expect("a device").expect("used").choices;
     let timed = [1, 0].map(|slow: i64| {
         let device = &devices[1 - slow as usize];
@@ -96,4 +97,11 @@ fn plans_of_rank_0_replace_those_of_other_ranks() {
         (convolve(&device), choices(&device))
     });
     assert_eq!(shared, [timed[0].clone(), timed[0].clone()]);
+    // A batch that skipped images have made smaller: the heuristics choose engine 0, which timing finds slow, and no choice is made.
+    for (engine, milliseconds) in [(0, 50.0), (1, 0.0)] {
+        plant_engine(engine, milliseconds, EngineFault::None).expect("the emulated device is loaded");
+    }
+    let [smaller, by_heuristics] = devices.map(|device| convolve_images(1, &device));
+    assert_eq!(smaller, by_heuristics);
+    assert_eq!(choices(&devices[0]), timed[0].1, "no rank has timed the smaller batch");
 }

@@ -4,10 +4,11 @@
 //! blocks wait: blocks in use by another stream until its work is done, blocks of a CUDA graph until the
 //! graph is dropped ([`GraphMemory`]).
 use super::arena::{Address, Arena, GENERAL_POOL, MemoryPoolId};
+use super::capture_lock::relaxed_capture;
 use super::{CudaError, Gpu, Result};
 use crate::cpu::memory::MemoryStats;
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream, CUstreamCaptureMode};
-use cudarc::driver::{DriverError, result, sys::cuThreadExchangeStreamCaptureMode};
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
+use cudarc::driver::{DriverError, result};
 use fornax_kernels::emulator;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -251,17 +252,4 @@ impl Default for DeviceMemoryState {
 fn allocate_segment(bytes: usize) -> std::result::Result<Address, DriverError> {
     // SAFETY: the memory is uninitialised, and callers write before they read.
     relaxed_capture(|| unsafe { result::malloc_sync(bytes) })
-}
-
-/// Runs a call of the driver on memory, which is allowed during a capture only in the relaxed mode.
-fn relaxed_capture<T>(
-    call: impl FnOnce() -> std::result::Result<T, DriverError>,
-) -> std::result::Result<T, DriverError> {
-    let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-    // SAFETY: the pointer is to a local, which receives the thread's previous mode.
-    unsafe { cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
-    let done = call();
-    // SAFETY: as above.
-    unsafe { cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
-    done
 }

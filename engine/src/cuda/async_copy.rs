@@ -58,6 +58,7 @@ pub fn upload(source: &Tensor, device: &Device) -> crate::Result<PendingUpload> 
     let tensor = Tensor::build_on(&gpu, *source.shape(), source.dtype(), |_| Ok(())).map_err(in_op)?;
     let upload = || -> Result<StreamEvent> {
         let _access = gpu.bind()?;
+        gpu.check_copies_are_possible()?;
         let copy_stream = gpu.copy_stream()?.cu_stream();
         let (view, failed) = (tensor.device_view(), |e| CudaError::from_driver("uploading", e));
         let done = StreamEvent::new().map_err(failed)?;
@@ -116,6 +117,7 @@ impl Tensor {
         let (gpu, from) = (view.gpu(), view.slice());
         let copied = || -> Result<PinnedBuffer> {
             let _access = gpu.bind()?;
+            gpu.check_copies_are_possible()?;
             let mut pinned = gpu.allocate_pinned(from.bytes().max(1))?;
             // SAFETY: the block has the bytes and is not read before the copy is waited for; the slice is inside a live block.
             unsafe { result::memcpy_dtoh_async(pinned.target(from.bytes()), from.pointer, gpu.stream()) }

@@ -1,6 +1,10 @@
-//! Lock of a device's stream during CUDA graph capture: only the capturing thread may then use the stream, because another thread's calls
-//! would be captured instead of run. Without a capture all threads may use it.
+//! CUDA graph capture and the rest of the program: the lock of a device's stream, and driver calls that are no part of a graph.
+//!
+//! During a capture only the capturing thread may use the stream, because another thread's calls would be captured instead of run. Without a
+//! capture all threads may use it.
 use super::{CudaError, Result};
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::{CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
@@ -85,6 +89,20 @@ impl Drop for CaptureGuard<'_> {
         self.0.lock().capturing = None;
         self.0.changed.notify_all();
     }
+}
+
+/// Runs a driver call that a capture of this thread would reject: on memory, modules, or events recorded before the capture. They are allowed
+/// in the relaxed mode, and are no part of the graph.
+pub(super) fn relaxed_capture<T>(
+    call: impl FnOnce() -> std::result::Result<T, DriverError>,
+) -> std::result::Result<T, DriverError> {
+    let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: the pointer is to a local, which receives the thread's previous mode.
+    unsafe { cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
+    let done = call();
+    // SAFETY: as above.
+    unsafe { cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
+    done
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
 use super::pinned::PinnedPool;
 use super::profile::KernelProfiler;
 use super::staging::StagingPool;
-use super::{CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules};
+use super::{
+    CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules, versions,
+};
 use crate::cpu::memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUstream};
@@ -100,6 +102,14 @@ pub fn restore_conv_plans(device: &Device, record: &ConvPlanRecord) -> crate::Re
     restored.map_err(|error| error.with_op_context("restore_conv_plans", *device, &[]))
 }
 
+/// Makes a CUDA device use the convolution plans that timing has chosen so far, or that were restored, and those of cuDNN's heuristics for
+/// other shapes: nothing more is timed ([`ConvPlanChoice::Stored`]).
+pub fn use_stored_conv_plans(device: &Device) -> crate::Result<()> {
+    let gpu = gpu_with_plans("use_stored_conv_plans", device)?;
+    gpu.conv_options.lock().unwrap_or_else(|e| e.into_inner()).choice = ConvPlanChoice::Stored;
+    Ok(())
+}
+
 fn gpu_with_plans(op: &'static str, device: &Device) -> crate::Result<Arc<Gpu>> {
     let in_op = |error: CudaError| error.with_op_context(op, *device, &[]);
     let Device::Cuda(ordinal) = *device else {
@@ -126,6 +136,8 @@ impl Gpu {
                 "there is no cuda:{ordinal}: this machine has {count} CUDA device(s), numbered from 0"
             )));
         }
+        let info = query_info(ordinal)?;
+        versions::check(ordinal, &info)?;
         let context =
             CudaContext::new(ordinal).map_err(|e| CudaError::from_driver("opening the device", e))?;
         let stream = context.new_stream().map_err(|e| CudaError::from_driver("creating a stream", e))?;
@@ -136,7 +148,7 @@ impl Gpu {
             stream,
             copy_stream: OnceLock::new(),
             communication: Communication::default(),
-            info: query_info(ordinal)?,
+            info,
             modules: KernelModules::default(),
             staging: StagingPool::default(),
             pinned: PinnedPool::default(),

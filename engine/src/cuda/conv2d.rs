@@ -1,7 +1,7 @@
 //! Convolution: our kernels for depthwise ones, cuDNN for all others, and our implicit GEMM as the fallback for shapes that cuDNN does
 //! not support. f32, f16 and bf16.
 use super::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
-use super::cudnn::{ChannelSums, FusionAlternative};
+use super::cudnn::{ChannelSums, ConvEngineOptions, ConvPlanChoice, FusionAlternative};
 use super::{DeviceSlice, Gpu, LibraryError, Result, conv_norm, depthwise, implicit_gemm};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
@@ -42,9 +42,6 @@ pub(crate) fn forward_with_sums(
     if !supports_sums(s, x.dtype) {
         return Ok(false);
     }
-    let options = gpu.conv_options();
-    let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
-    let channel_sums = ChannelSums { sum: sums.pointer, squares, channels: s.c_out };
     let (c, parameters) = (s.c_out, BatchNormParameters::default());
     let mut rest = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
@@ -56,16 +53,39 @@ pub(crate) fn forward_with_sums(
         Ok(batch_norm::statistics(gpu, y, c, &parameters, None, saved.as_slice(DType::F32))?)
     };
     let alternative = FusionAlternative { rest: &mut rest, separate: &mut separate };
-    let result = gpu.bind().map(|_access| {
+    fused_with_sums(gpu, s, gpu.conv_options(), [x, weight, y, sums], Some(alternative))
+}
+
+/// [`forward_with_sums`] by the heuristics' plan, without timing.
+pub(crate) fn plan_with_sums(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    x: DeviceSlice,
+    weight: DeviceSlice,
+    y: DeviceSlice,
+    sums: DeviceSlice,
+) -> Result<bool> {
+    let options = ConvEngineOptions { choice: ConvPlanChoice::Stored, ..gpu.conv_options() };
+    fused_with_sums(gpu, s, options, [x, weight, y, sums], None)
+}
+
+fn fused_with_sums(
+    gpu: &Arc<Gpu>,
+    s: &ConvShape,
+    options: ConvEngineOptions,
+    [x, weight, y, sums]: [DeviceSlice; 4],
+    alternative: Option<FusionAlternative>,
+) -> Result<bool> {
+    let squares = sums.pointer + (s.c_out * size_of::<f32>()) as u64;
+    let channel_sums = ChannelSums { sum: sums.pointer, squares, channels: s.c_out };
+    is_supported(gpu.bind().map(|_access| {
         let cudnn = gpu.cudnn()?;
         let [px, pw, py] = [x, weight, y].map(|slice| slice.pointer);
         // SAFETY: as in `forward`.
         gpu.with_workspace("cudnn convolution forward with statistics", |workspace| unsafe {
-            let (y, alternative) = ((py, channel_sums), Some(alternative));
-            cudnn.forward_with_sums(s, x.dtype, options, px, pw, y, alternative, workspace)
+            cudnn.forward_with_sums(s, x.dtype, options, px, pw, (py, channel_sums), alternative, workspace)
         })
-    })?;
-    is_supported(result)
+    })?)
 }
 
 /// Gradient of the input.

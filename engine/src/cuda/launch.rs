@@ -1,5 +1,7 @@
-//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use; a kernel's handle is
-//! looked up once per device.
+//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use, which may be in a capture;
+//! a kernel's handle is looked up once per device.
+use super::capture_lock::relaxed_capture;
+use super::versions::has_parameter_info;
 use super::{CudaError, DeviceSlice, Gpu, Result};
 use crate::DType;
 use cudarc::driver::sys::{
@@ -168,15 +170,16 @@ unsafe impl Sync for CudaModule {}
 #[derive(Clone)]
 struct KernelFunction {
     function: CUfunction,
-    /// Bytes of each parameter, as reported by the driver.
-    parameter_sizes: Arc<[usize]>,
+    /// Bytes of each parameter, as reported by the driver; `None` if it is older than CUDA 12.4, which does not report them.
+    parameter_sizes: Option<Arc<[usize]>>,
+    static_shared_bytes: u32,
     /// Number of blocks of 256 threads, without dynamic shared memory, that are resident on the device at once.
     resident_blocks: u32,
 }
 // SAFETY: a function is a handle that any thread may use.
 unsafe impl Send for KernelFunction {}
 
-/// Maximum dynamic shared memory without opt-in.
+/// Maximum shared memory of a block, static and dynamic, without opt-in.
 const DEFAULT_SHARED_LIMIT: u32 = 48 << 10;
 
 /// Maximum number of arguments of a kernel.
@@ -229,14 +232,15 @@ impl Gpu {
     ) -> Result<()> {
         let failed =
             |call: &str, e: DriverError| CudaError::from_driver(format!("{call} kernel {kernel}"), e);
-        if !args.iter().map(|a| a.bytes().len()).eq(k.parameter_sizes.iter().copied()) {
+        if let Some(sizes) = &k.parameter_sizes
+            && !args.iter().map(|a| a.bytes().len()).eq(sizes.iter().copied())
+        {
             let given: Vec<usize> = args.iter().map(|a| a.bytes().len()).collect();
             return Err(CudaError::new(format!(
-                "kernel {kernel} has parameters of {:?} bytes, but the arguments have {given:?}",
-                k.parameter_sizes
+                "kernel {kernel} has parameters of {sizes:?} bytes, but the arguments have {given:?}"
             )));
         }
-        if grid.shared_mem_bytes > DEFAULT_SHARED_LIMIT {
+        if grid.shared_mem_bytes + k.static_shared_bytes > DEFAULT_SHARED_LIMIT {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function belongs to a module that is never unloaded.
             unsafe {
@@ -293,7 +297,7 @@ impl Gpu {
         let image = image(self.info().capability)
             .map_err(|e| CudaError::new(format!("kernel module {name} is not available: {e}")))?;
         // SAFETY: the image is a complete CUBIN, PTX or fatbin, which the driver checks.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+        let module = relaxed_capture(|| unsafe { result::module::load_data(image.as_ptr().cast()) })
             .map_err(|e| CudaError::from_driver(format!("loading kernel module {name}"), e))?;
         Ok(CudaModule(module))
     }
@@ -302,28 +306,50 @@ impl Gpu {
         let failed =
             |e| CudaError::from_driver(format!("looking up kernel {name} in kernel module {module_name}"), e);
         let c_name = CString::new(name).expect("a kernel's name has no NUL");
-        // SAFETY: the module is never unloaded.
-        let function = unsafe { result::module::get_function(module.0, c_name) }.map_err(failed)?;
-        let mut parameters = vec![];
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: the function is alive and both pointers are to locals; past the last parameter the call returns an error.
-        while unsafe { cuFuncGetParamInfo(function, parameters.len(), &mut offset, &mut size) }
-            == CUresult::CUDA_SUCCESS
-        {
-            parameters.push(size);
-        }
-        if parameters.len() > MAX_ARGUMENTS {
+        let shared_size = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        let (function, parameters, shared, blocks) = relaxed_capture(|| {
+            // SAFETY: the module is never unloaded.
+            let function = unsafe { result::module::get_function(module.0, c_name) }?;
+            // SAFETY: as above.
+            let shared = unsafe { result::function::get_function_attribute(function, shared_size) }?;
+            let parameters = has_parameter_info().then(|| parameter_sizes(function));
+            Ok((function, parameters, shared, resident_blocks_per_multiprocessor(function)?))
+        })
+        .map_err(failed)?;
+        if parameters.as_ref().is_some_and(|sizes| sizes.len() > MAX_ARGUMENTS) {
             return Err(CudaError::new(format!("kernel {name} has more than {MAX_ARGUMENTS} parameters")));
         }
-        let mut blocks = 0;
-        // SAFETY: the function is alive, and the pointer is to a local.
-        unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
-            .result()
-            .map_err(failed)?;
-        let resident_blocks = self.info().multiprocessors.max(1) * blocks.max(1) as u32;
-        Ok(KernelFunction { function, parameter_sizes: parameters.into(), resident_blocks })
+        let resident_blocks = self.info().multiprocessors.max(1) * blocks.max(1);
+        let static_shared_bytes = shared as u32;
+        Ok(KernelFunction {
+            function,
+            parameter_sizes: parameters.map(Arc::from),
+            static_shared_bytes,
+            resident_blocks,
+        })
     }
 }
 
 /// Threads per block for which occupancy is queried: those of all kernels with a grid-stride loop.
 const OCCUPANCY_THREADS: i32 = 256;
+
+/// Bytes of each parameter.
+fn parameter_sizes(function: CUfunction) -> Vec<usize> {
+    let mut parameters = vec![];
+    let (mut offset, mut size) = (0, 0);
+    // SAFETY: the function is alive and both pointers are to locals; past the last parameter the call returns an error.
+    while unsafe { cuFuncGetParamInfo(function, parameters.len(), &mut offset, &mut size) }
+        == CUresult::CUDA_SUCCESS
+    {
+        parameters.push(size);
+    }
+    parameters
+}
+
+fn resident_blocks_per_multiprocessor(function: CUfunction) -> std::result::Result<u32, DriverError> {
+    let mut blocks = 0;
+    // SAFETY: the function is alive, and the pointer is to a local.
+    unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
+        .result()?;
+    Ok(blocks as u32)
+}

@@ -6,6 +6,7 @@
 use cudarc::driver::sys::CUdeviceptr;
 use libloading::Library;
 use std::error::Error;
+use std::io::Write;
 
 /// Error of one of NVIDIA's libraries.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -99,14 +100,9 @@ pub(crate) fn open(
     opened.map(|(found, _)| found).map_err(|why| LibraryError::Missing { library, why, remedy })
 }
 
-/// As [`open`], but looks for each of `names` everywhere before the next one.
-pub(crate) fn open_newest(
-    library: &'static str,
-    names: &[&str],
-    remedy: &'static str,
-) -> Result<Library, LibraryError> {
-    let opened = fornax_kernels::library::open_newest(names);
-    opened.map(|(found, _)| found).map_err(|why| LibraryError::Missing { library, why, remedy })
+/// Writes a warning to stderr. A closed stderr does not end the program.
+pub(super) fn warn(text: std::fmt::Arguments) {
+    writeln!(std::io::stderr().lock(), "warning: {text}").ok();
 }
 
 /// Message of the dynamic loader; the error itself only names the call.

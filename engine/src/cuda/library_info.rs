@@ -15,8 +15,9 @@ pub struct LibraryInfo {
 pub fn libraries() -> Vec<LibraryInfo> {
     let info =
         |name, names: &[&str], remedy: &str, version: &dyn Fn(&libloading::Library) -> Option<String>| {
-            let found =
-                library::open(names).map_err(|why| format!("{why}; {remedy}")).and_then(|(opened, path)| {
+            let found = library::open(&library::for_driver(names))
+                .map_err(|why| format!("{why}; {remedy}"))
+                .and_then(|(opened, path)| {
                     let version = version(&opened)
                         .ok_or_else(|| format!("its version cannot be determined; {remedy}"))?;
                     Ok((version, path.display().to_string()))

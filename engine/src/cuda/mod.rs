@@ -46,6 +46,7 @@ pub(crate) mod prepare;
 mod profile;
 pub(crate) mod reduce;
 pub(crate) mod row_norm;
+mod self_test;
 pub(crate) mod soft_cross_entropy;
 pub(crate) mod softmax;
 mod staging;
@@ -55,11 +56,12 @@ mod strided_pair;
 mod tests;
 mod timing_event;
 pub(crate) mod unary;
+mod versions;
 
 pub use async_copy::{PendingRead, PendingUpload, upload};
 pub use context::{
     GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
-    set_conv_engine_options,
+    set_conv_engine_options, use_stored_conv_plans,
 };
 pub use graph::CudaGraph;
 pub use library::{LibraryError, WorkspaceAllocator};
@@ -67,6 +69,7 @@ pub use library_info::{LibraryInfo, libraries};
 pub use memory::{device_pointer, record_stream};
 pub use pinned::pinned_tensor;
 pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
+pub use self_test::{SelfTest, self_tests};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;

@@ -1,4 +1,5 @@
 //! Page-locked (pinned) host memory of a device: blocks that copies read or write without the host, each reused once its last copy is done.
+use super::capture_lock::relaxed_capture;
 use super::{CudaError, Gpu, Result};
 use crate::cpu::memory::CpuBuffer;
 use crate::{DType, Device, Shape, Tensor};
@@ -68,7 +69,7 @@ impl Gpu {
         // SAFETY: the block and the event are new; the block is initialised before it is used. Without flags the memory is cached, so that
         // the host reads it at full speed.
         let (address, last_copy) = unsafe {
-            let host = result::malloc_host(bytes, 0)
+            let host = relaxed_capture(|| result::malloc_host(bytes, 0))
                 .map_err(|e| CudaError::from_driver("pinning host memory", e))?;
             host.cast::<u8>().write_bytes(0, bytes);
             let event = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)
@@ -98,7 +99,7 @@ impl Gpu {
         let _access = self.bind()?;
         let last_copy = self.pinned.lock().blocks.get(&address).expect("a pinned block").last_copy;
         // SAFETY: events live as long as the process.
-        unsafe { result::event::synchronize(last_copy) }
+        relaxed_capture(|| unsafe { result::event::synchronize(last_copy) })
             .map_err(|e| CudaError::from_driver("waiting for a copy", e))
     }
 }
@@ -113,8 +114,10 @@ impl PinnedBlocks {
     /// Takes an unused block of `bytes` to twice as many, whose last copy is done.
     fn take_idle(&mut self, bytes: usize) -> Option<usize> {
         for (_, addresses) in self.free.range_mut(bytes..=2 * bytes) {
-            // SAFETY: events live as long as the process.
-            let is_idle = |a: &usize| unsafe { result::event::query(self.blocks[a].last_copy) }.is_ok();
+            let is_idle = |a: &usize| {
+                // SAFETY: events live as long as the process.
+                relaxed_capture(|| unsafe { result::event::query(self.blocks[a].last_copy) }).is_ok()
+            };
             if let Some(i) = addresses.iter().position(is_idle) {
                 return Some(addresses.remove(i));
             }

@@ -61,13 +61,19 @@ impl Gpu {
         Ok(())
     }
 
+    /// Returns an error while this thread captures a graph: a replay would repeat the copy from or to memory that is reused.
+    pub(super) fn check_copies_are_possible(&self) -> Result<()> {
+        match self.capture_lock.is_capturing() {
+            true => Err(CudaError::new(
+                "copies between host and device cannot be captured in a CUDA graph: make them before or after the capture",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Takes a block whose last copy is done: an idle one, else a new one, else, after waiting for it, the least recently used one.
     fn acquire_pinned(&self) -> Result<PinnedBlock> {
-        if self.capture_lock.is_capturing() {
-            return Err(CudaError::new(
-                "copies between host and device cannot be captured in a CUDA graph: make them before or after the capture",
-            ));
-        }
+        self.check_copies_are_possible()?;
         let taken = {
             let mut blocks = self.staging.0.lock().unwrap_or_else(|e| e.into_inner());
             // SAFETY: events live as long as the process.

@@ -1,6 +1,7 @@
 //! CUDA events that measure time.
 use cudarc::driver::result::{DriverError, event};
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream, culib};
+use std::sync::OnceLock;
 
 /// Event with a time stamp.
 pub(super) struct TimingEvent(CUevent);
@@ -23,12 +24,25 @@ impl TimingEvent {
 
     /// Waits for both events and returns the milliseconds from `start` to this one.
     pub(super) fn milliseconds_since(&self, start: &TimingEvent) -> Result<f32, DriverError> {
-        // SAFETY: both events are alive.
+        let mut milliseconds = 0.0;
+        // SAFETY: both events are alive, and the pointer is to a local.
         unsafe {
             event::synchronize(self.0)?;
-            event::elapsed(start.0, self.0)
+            elapsed_time()?(&mut milliseconds, start.0, self.0).result()?;
         }
+        Ok(milliseconds)
     }
+}
+
+type ElapsedTime = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+
+/// `cuEventElapsedTime`, which every driver has. cudarc calls `cuEventElapsedTime_v2`, without which it panics: drivers before CUDA 12.8
+/// lack it.
+fn elapsed_time() -> Result<ElapsedTime, DriverError> {
+    static FUNCTION: OnceLock<Option<ElapsedTime>> = OnceLock::new();
+    // SAFETY: the driver is loaded, as the events are its own, and the type is that of cuda.h.
+    let find = || unsafe { culib().get::<ElapsedTime>(b"cuEventElapsedTime").ok().map(|function| *function) };
+    FUNCTION.get_or_init(find).ok_or(DriverError(CUresult::CUDA_ERROR_NOT_FOUND))
 }
 
 impl Drop for TimingEvent {

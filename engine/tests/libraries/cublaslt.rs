@@ -4,6 +4,7 @@ use crate::numbers::{DTYPES, error, from_bytes, random, to_bytes};
 use fornax_engine::DType;
 use fornax_engine::cuda::LibraryError;
 use fornax_engine::cuda::cublaslt::{CublasLt, Epilogue, Gemm, GemmOperands};
+use fornax_kernels::emulator::plant_matmul;
 
 const EPILOGUES: [Epilogue; 5] =
     [Epilogue::None, Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGeluTanh, Epilogue::BgradA];
@@ -257,6 +258,35 @@ fn f32_is_rounded_to_tf32_only_where_allowed() {
     let (strict, rounded) = (fixture.error(&strict, 0), fixture.error(&Gemm { tf32: true, ..strict }, 0));
     assert!(strict <= 1.0, "{strict} times the tolerance");
     assert!(rounded > 4.0 && rounded < 1000.0, "{rounded} times the strict tolerance");
+}
+
+#[test]
+fn rejected_algorithms_are_skipped_and_epilogues_without_one_are_unsupported() {
+    let fixture = Fixture::new();
+    let relu_bias = 6;
+    for (rejections, is_supported) in [(1, true), (2, false)] {
+        for status in [7, 8, 13, 14] {
+            (0..rejections).for_each(|rank| plant_matmul(relu_bias, rank, status).unwrap());
+            // A shape of its own for each, as the choice is cached.
+            let p = Gemm {
+                epilogue: Epilogue::BiasRelu,
+                ..Gemm::new(DType::F32, 3 + rejections as usize, status as usize, 9)
+            };
+            for _ in 0..2 {
+                match is_supported {
+                    true => assert!(fixture.error(&p, 0) <= 1.0, "{p}"),
+                    false => {
+                        let error = fixture.run(&p, &GemmValues::of(&p), 0).err();
+                        assert!(
+                            matches!(error, Some(LibraryError::Unsupported { .. })),
+                            "{status}: {error:?}"
+                        );
+                    }
+                }
+            }
+            (0..rejections).for_each(|rank| plant_matmul(relu_bias, rank, 0).unwrap());
+        }
+    }
 }
 
 #[test]

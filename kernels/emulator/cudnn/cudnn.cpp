@@ -96,7 +96,7 @@ Status execute(const Handle& handle, const Descriptor& plan, const Descriptor& p
   if (workspace && !pointers.workspace)
     return fail(bad_param, "the plan needs a workspace of " + std::to_string(workspace) + " bytes");
   const int64_t engine = plan.engine->index;
-  const PlantedBehaviour planted = planted_behaviour(engine);
+  const PlantedBehaviour planted = planted_behaviour(*plan.engine);
   if (planted.fault == PlantedFault::unsupported_at_execution)
     return fail(not_supported, "engine " + std::to_string(engine) + " does not support its tensors");
   if (planted.fault == PlantedFault::execution_fails)
@@ -150,6 +150,7 @@ using namespace cudnn;
 extern "C" {
 
 FORNAX_API size_t cudnnGetVersion() { return 91900; }
+FORNAX_API size_t cudnnGetCudartVersion() { return size_t(fornax::library_cuda_version()); }
 
 FORNAX_API void cudnnGetLastErrorString(char* to, size_t size) {
   if (!to || !size) return;

@@ -183,8 +183,9 @@ Status Descriptor::finalize() {
         conv_graph = child(a_plan_config)->conv_graph;
         engine = child(a_plan_config)->engine;
       }
-      if (!engine->plan_builds || planted_behaviour(engine->index).fault == PlantedFault::build_fails)
+      if (!engine->plan_builds || planted_behaviour(*engine).fault == PlantedFault::build_fails)
         status = fail(plan_failed, "engine " + std::to_string(engine->index) + " does not compile");
+      if (status == success && engine->runtime_compiled && !has(a_plan_json)) status = compile(*engine);
       break;
     case k_variant_pack:
       if (attributes[a_pack_ids].count != attributes[a_pack_pointers].count)

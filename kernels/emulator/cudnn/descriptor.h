@@ -111,7 +111,7 @@ enum AttributeName {
 
 enum NumericalNote { n_tensor_core = 0, n_down_convert = 1, n_reduced_precision_reduction = 2, n_nondeterministic = 4 };
 
-// Engine for a convolution. Engines differ in precision, so that tests notice a wrong choice.
+// Configuration of an engine for a convolution. Engines differ in precision, so that tests notice a wrong choice.
 struct Engine {
   int64_t index;
   std::vector<NumericalNote> notes;
@@ -119,6 +119,8 @@ struct Engine {
   int64_t workspace;
   bool plan_builds;  // false: finalising a plan fails, as for some configurations of the real heuristics
   bool accumulates_sums = false;  // genstats: adds to the sums, which must be zero
+  bool runtime_compiled = false;  // NVRTC compiles it when a plan is built, unless the plan is read from JSON
+  int64_t knob = 0;               // number of the configuration among those of its engine
 };
 
 // Fault that a test plants in an engine.
@@ -126,10 +128,10 @@ enum class PlantedFault { none, build_fails, unsupported_at_execution, execution
 
 // Emulated time of an engine's runs, and its fault.
 struct PlantedBehaviour {
-  double milliseconds = 0;
+  double milliseconds = 0.25;
   PlantedFault fault = PlantedFault::none;
 };
-PlantedBehaviour planted_behaviour(int64_t engine);
+PlantedBehaviour planted_behaviour(const Engine& engine);
 
 struct Tensor {
   int64_t id, alignment, dims[4], strides[4];
@@ -205,6 +207,9 @@ std::shared_ptr<ConvGraph> match_conv_graph(const std::vector<DescriptorRef>& op
 
 // Engines that the heuristics return for a graph: the main list or the fallback list.
 std::vector<Engine> find_engines(const ConvGraph& graph, bool fallback);
+
+// Compiles the kernel of a run-time-compiled engine: takes emulated compile time, and needs the builtins of NVRTC.
+Status compile(const Engine& engine);
 
 // JSON representation of a plan.
 std::string plan_json(const ConvGraph& graph, const Engine& engine);

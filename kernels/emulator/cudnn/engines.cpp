@@ -28,6 +28,16 @@ Fusion fusion_of(const ConvGraph& p) {
   return g.type == host::ElementType::f16 && is_tensor_core_shape ? Fusion::precompiled : Fusion::runtime_compiled;
 }
 
+std::vector<Engine> configurations(const Engine& engine, int64_t count) {
+  std::vector<Engine> all(count, engine);
+  for (int64_t knob = 0; knob < count; knob++) all[knob].knob = knob;
+  return all;
+}
+
+void add(std::vector<Engine>& engines, const std::vector<Engine>& more) {
+  engines.insert(engines.end(), more.begin(), more.end());
+}
+
 }  // namespace
 
 std::shared_ptr<ConvGraph> match_conv_graph(const std::vector<DescriptorRef>& operations) {
@@ -49,13 +59,21 @@ std::vector<Engine> find_engines(const ConvGraph& conv_graph, bool fallback) {
                                                          conv_graph.output.alignment >= 16;
   const int64_t workspace = g.kind == ConvKind::weight_gradient ? 4 * g.weight_elements() : 512;
   switch (fusion_of(conv_graph)) {
-    case Fusion::precompiled:
+    // The run-time-compiled engine comes last, with three configurations.
+    case Fusion::precompiled: {
       if (fallback) return {};
-      return {{40, {n_tensor_core}, {}, workspace, true}, {41, {n_tensor_core}, {}, workspace, true, true}};
-    // These engines have no numerical notes, and the plan of the first one fails to build.
-    case Fusion::runtime_compiled:
+      std::vector<Engine> engines = configurations({2, {}, {}, workspace, true}, 10);
+      add(engines, configurations({3, {}, {}, 0, true, true, true}, 3));
+      return engines;
+    }
+    // The plan of the first configuration fails to build, and the last one adds to the sums.
+    case Fusion::runtime_compiled: {
       if (fallback != (g.groups > 1)) return {};
-      return {{52, {}, {!half, false}, 0, false}, {53, {}, {!half, false}, 512, true}, {54, {}, {!half, false}, 0, true, true}};
+      std::vector<Engine> engines = configurations({3, {}, {!half, false}, 512, true, false, true}, 3);
+      engines[0].plan_builds = false;
+      engines[2].accumulates_sums = true;
+      return engines;
+    }
     case Fusion::none: break;
   }
   const Engine generic = {0, {}, {}, workspace, true};
@@ -69,8 +87,9 @@ std::vector<Engine> find_engines(const ConvGraph& conv_graph, bool fallback) {
   if (g.dilation[0] > 1 || g.dilation[1] > 1) engines.push_back({7, {}, {}, 0, false});
   if (half && g.kind == ConvKind::weight_gradient)
     engines.push_back({47, {n_tensor_core, n_reduced_precision_reduction}, {false, true}, 0, true});
-  if (aligned) engines.push_back({63, {n_tensor_core}, {!half, false}, 0, true});
-  engines.push_back(generic);
+  // The first 8 to 20 of the real list are one engine.
+  if (aligned) add(engines, configurations({63, {n_tensor_core}, {!half, false}, 0, true}, 10));
+  add(engines, configurations(generic, 10));
   engines.push_back({1, {}, {false, false, true}, workspace, true});
   return engines;
 }

@@ -1,4 +1,4 @@
-// JSON representation of a plan: the engine's index and the bytes of the graph in hexadecimal digits.
+// JSON representation of a plan: the engine's index, its knob, and the bytes of the graph in hexadecimal digits.
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
@@ -12,7 +12,8 @@ namespace cudnn {
 static_assert(std::has_unique_object_representations<ConvGraph>::value, "the graph has padding");
 
 std::string plan_json(const ConvGraph& graph, const Engine& engine) {
-  std::string text = "{\"engine\":" + std::to_string(engine.index) + ",\"graph\":\"";
+  std::string text =
+      "{\"engine\":" + std::to_string(engine.index) + ",\"knob\":" + std::to_string(engine.knob) + ",\"graph\":\"";
   const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&graph);
   for (size_t i = 0; i < sizeof graph; i++) {
     char digits[3];
@@ -23,9 +24,10 @@ std::string plan_json(const ConvGraph& graph, const Engine& engine) {
 }
 
 bool read_plan_json(const std::string& text, ConvGraph& graph, Engine& engine) {
-  int64_t index;
+  int64_t index, knob;
   int header = 0;
-  if (sscanf(text.c_str(), "{\"engine\":%" SCNd64 ",\"graph\":\"%n", &index, &header) != 1 || !header) return false;
+  const char* format = "{\"engine\":%" SCNd64 ",\"knob\":%" SCNd64 ",\"graph\":\"%n";
+  if (sscanf(text.c_str(), format, &index, &knob, &header) != 2 || !header) return false;
   if (text.size() != header + 2 * sizeof graph + 2 || text.compare(text.size() - 2, 2, "\"}")) return false;
   unsigned char* bytes = reinterpret_cast<unsigned char*>(&graph);
   for (size_t i = 0; i < sizeof graph; i++) {
@@ -35,7 +37,7 @@ bool read_plan_json(const std::string& text, ConvGraph& graph, Engine& engine) {
   }
   for (bool fallback : {false, true})
     for (const Engine& candidate : find_engines(graph, fallback))
-      if (candidate.index == index) {
+      if (candidate.index == index && candidate.knob == knob) {
         engine = candidate;
         return true;
       }

@@ -37,8 +37,6 @@ constexpr DeviceAttribute kAttributes[] = {
     {39, 2048},         // MAX_THREADS_PER_MULTIPROCESSOR
     {40, 3},            // ASYNC_ENGINE_COUNT
     {41, 1},            // UNIFIED_ADDRESSING
-    {75, 9},            // COMPUTE_CAPABILITY_MAJOR
-    {76, 0},            // COMPUTE_CAPABILITY_MINOR
     {78, 1},            // STREAM_PRIORITIES_SUPPORTED
     {79, 1},            // GLOBAL_L1_CACHE_SUPPORTED
     {80, 1},            // LOCAL_L1_CACHE_SUPPORTED
@@ -81,7 +79,8 @@ CU_API cuInit(unsigned) {
 }
 
 CU_API cuDriverGetVersion(int* version) {
-  *version = 13000;
+  auto guard = lock();
+  *version = settings().driver_version;
   return kSuccess;
 }
 
@@ -124,6 +123,8 @@ CU_API cuDeviceGetAttribute(int* value, int attribute, int device) {
     if (known.number == attribute) *value = known.value;
   }
   if (attribute == 33) *value = device;  // PCI_BUS_ID
+  if (attribute == 75) *value = settings().capability_major;  // COMPUTE_CAPABILITY_MAJOR
+  if (attribute == 76) *value = settings().capability_minor;
   return check_device(device);
 }
 

@@ -11,6 +11,13 @@
   if (device < 0) return fornax::reject(fornax::kInvalidContext, "the thread has no current context");  \
   if (fornax::Result state = fornax::sticky_error(device)) return state
 
+// Ends a call of a function that the emulated driver is too old to have. Without the function a program finds no symbol.
+#define SINCE_CUDA(version, name)                                                                        \
+  if (fornax::settings().driver_version < version)                                                       \
+  return fornax::reject(fornax::kNotFound, name " does not exist in a driver for CUDA " +                \
+                                               std::to_string(fornax::settings().driver_version / 1000) + "." + \
+                                               std::to_string(fornax::settings().driver_version % 1000 / 10))
+
 namespace fornax {
 
 // Context of a device; cuCtxCreate's contexts and the primary context are the same.

@@ -167,6 +167,7 @@ CU_API cuMemPoolTrimTo(MemoryPool* pool, size_t) {
 CU_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
   ON_DEVICE(device);
   memory_calls().host_allocations++;
+  if (Result result = reject_in_capture("cuMemHostAlloc")) return result;
   *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (!*pointer) return reject(kOutOfMemory, "cuMemHostAlloc: out of host memory, " + std::to_string(bytes) + " bytes requested");
   pinned[uintptr_t(*pointer)] = bytes;
@@ -177,6 +178,7 @@ CU_API cuMemAllocHost_v2(void** pointer, size_t bytes) { return cuMemHostAlloc(p
 
 CU_API cuMemFreeHost(void* pointer) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuMemFreeHost")) return result;
   if (!pinned_owned[uintptr_t(pointer)]) return reject(kInvalidValue, "cuMemFreeHost: not memory of cuMemHostAlloc");
   Result state = kSuccess;
   for (int device = 0; device < settings().devices; device++) {  // synchronises, as the driver does
@@ -190,6 +192,7 @@ CU_API cuMemFreeHost(void* pointer) {
 
 CU_API cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuMemHostRegister")) return result;
   if (is_pinned(pointer, 1)) return reject(kHostMemoryAlreadyRegistered, "cuMemHostRegister: the range is already pinned");
   pinned[uintptr_t(pointer)] = bytes;
   return kSuccess;
@@ -197,6 +200,7 @@ CU_API cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned) {
 
 CU_API cuMemHostUnregister(void* pointer) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuMemHostUnregister")) return result;
   for (int device = 0; device < settings().devices; device++) synchronize_device(device);
   if (pinned.erase(uintptr_t(pointer))) return kSuccess;
   return reject(kHostMemoryNotRegistered, "cuMemHostUnregister: not a registered range");

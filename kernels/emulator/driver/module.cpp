@@ -10,10 +10,30 @@
 namespace fornax {
 namespace {
 
+// Registers per thread and bytes of static shared memory of a kernel on sm_90.
+struct KernelResources {
+  const char* name;
+  unsigned registers, shared;
+};
+
+constexpr KernelResources kKernelResources[] = {
+#include "kernel_resources.h"
+};
+
+// Kernels of generated and of other sources are assumed to have the registers of a median kernel, and to use no static shared memory unless
+// they are alone in their source.
+KernelResources resources_of(const fornax_device::Kernel& kernel, const SharedObject& object) {
+  for (const KernelResources& known : kKernelResources) {
+    if (strcmp(known.name, kernel.name) == 0) return known;
+  }
+  return {kernel.name, 40, object.count == 1 ? unsigned(object.static_shared) : 0};
+}
+
 struct Function {
   const fornax_device::Kernel* kernel;
   std::shared_ptr<SharedObject> object;
-  unsigned max_shared = kDefaultShared;
+  KernelResources resources;
+  unsigned max_dynamic_shared;  // until cuFuncSetAttribute: the default limit less the static shared memory
 };
 
 struct Module {
@@ -54,9 +74,9 @@ Result check_launch(const Function& function, const Dim& grid, const Dim& block,
     return reject(kLaunchOutOfResources, name + std::to_string(threads) + " threads per block, but its launch bound is " +
                                              std::to_string(function.kernel->max_threads));
   }
-  if (shared > function.max_shared) {
+  if (shared > function.max_dynamic_shared) {
     return reject(kInvalidValue, name + std::to_string(shared) + " bytes of dynamic shared memory, but its limit is " +
-                                     std::to_string(function.max_shared));
+                                     std::to_string(function.max_dynamic_shared));
   }
   return kSuccess;
 }
@@ -104,9 +124,15 @@ Result load(Module** module, const ProgramSource& source) {
   return kSuccess;
 }
 
+// Blocks of sm_90 that are resident at once. A warp's registers are allocated in units of 256 from one of four register files, shared
+// memory in units of 128 bytes with 1 KiB more per block.
 unsigned blocks_per_multiprocessor(const Function& function, int threads, size_t shared) {
-  if (threads <= 0 || threads > int(kMaxBlockThreads) || shared > function.max_shared) return 0;
-  return std::min<unsigned>({32u, 2048u / unsigned(threads), unsigned((228 << 10) / (shared + (1 << 10)))});
+  if (threads <= 0 || threads > int(kMaxBlockThreads) || shared > function.max_dynamic_shared) return 0;
+  const unsigned warps = (unsigned(threads) + 31) / 32;
+  const unsigned warp_registers = (function.resources.registers * 32 + 255) / 256 * 256;
+  const unsigned by_registers = 4 * (16384 / warp_registers) / warps;
+  const size_t block_shared = (function.resources.shared + shared + 127) / 128 * 128 + (1 << 10);
+  return std::min<unsigned>({32u, 64u / warps, by_registers, unsigned((228 << 10) / block_shared)});
 }
 
 }  // namespace
@@ -116,6 +142,7 @@ using namespace fornax;
 
 CU_API cuModuleLoadData(Module** module, const void* image) {
   ON_DEVICE(device);
+  if (Result result = reject_in_capture("cuModuleLoadData")) return result;
   ProgramSource source;
   if (!from_image(image, &source)) {
     return reject(kInvalidImage, "the emulated device loads only images compiled by its own NVRTC");
@@ -135,17 +162,23 @@ CU_API cuModuleLoad(Module** module, const char* path) {
 
 CU_API cuModuleUnload(Module* module) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuModuleUnload")) return result;
   delete module;  // queued launches own its object
   return kSuccess;
 }
 
+// With lazy loading, the driver's default, this loads the kernel.
 CU_API cuModuleGetFunction(Function** function, Module* module, const char* name) {
   auto guard = lock();
+  if (Result result = reject_in_capture("cuModuleGetFunction")) return result;
   const SharedObject& object = *module->object;
   for (unsigned i = 0; i < object.count; i++) {
     if (strcmp(object.kernels[i].name, name) != 0) continue;
     auto& known = module->functions[name];
-    if (!known) known.reset(new Function{&object.kernels[i], module->object});
+    if (!known) {
+      const KernelResources resources = resources_of(object.kernels[i], object);
+      known.reset(new Function{&object.kernels[i], module->object, resources, kDefaultShared - resources.shared});
+    }
     *function = known.get();
     return kSuccess;
   }
@@ -169,9 +202,10 @@ CU_API cuFuncGetName(const char** name, Function* function) {
 CU_API cuFuncGetAttribute(int* value, int attribute, Function* function) {
   switch (attribute) {
     case 0: *value = int(function->kernel->max_threads); break;  // MAX_THREADS_PER_BLOCK
-    case 4: *value = 32; break;                                  // NUM_REGS
+    case 1: *value = int(function->resources.shared); break;     // SHARED_SIZE_BYTES
+    case 4: *value = int(function->resources.registers); break;  // NUM_REGS
     case 5: case 6: *value = 90; break;                          // PTX_VERSION, BINARY_VERSION
-    case 8: *value = int(function->max_shared); break;           // MAX_DYNAMIC_SHARED_SIZE_BYTES
+    case 8: *value = int(function->max_dynamic_shared); break;   // MAX_DYNAMIC_SHARED_SIZE_BYTES
     default: *value = 0;
   }
   return kSuccess;
@@ -180,16 +214,18 @@ CU_API cuFuncGetAttribute(int* value, int attribute, Function* function) {
 CU_API cuFuncSetAttribute(Function* function, int attribute, int value) {
   auto guard = lock();
   if (attribute != 8) return kSuccess;
-  if (value < 0 || unsigned(value) > kMaxShared) {
+  const unsigned limit = kMaxShared - function->resources.shared;
+  if (value < 0 || unsigned(value) > limit) {
     return reject(kInvalidValue, std::to_string(value) + " bytes of dynamic shared memory, but a block has at most " +
-                                     std::to_string(kMaxShared));
+                                     std::to_string(limit) + " in addition to its static shared memory");
   }
-  function->max_shared = unsigned(value);
+  function->max_dynamic_shared = unsigned(value);
   return kSuccess;
 }
 CU_API cuFuncSetCacheConfig(Function*, int) { return kSuccess; }
 
 CU_API cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, size_t* size) {
+  SINCE_CUDA(12040, "cuFuncGetParamInfo");
   const fornax_device::Kernel& kernel = *function->kernel;
   if (index >= kernel.parameters) return kInvalidValue;
   if (offset) *offset = parameter_offset(kernel, index);
@@ -230,7 +266,7 @@ CU_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, Functio
   return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared);
 }
 CU_API cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, Function* function, int blocks, int) {
-  *bytes = std::min<size_t>(function->max_shared, (228 << 10) / size_t(std::max(blocks, 1)) - (1 << 10));
+  *bytes = std::min<size_t>(function->max_dynamic_shared, (228 << 10) / size_t(std::max(blocks, 1)) - (1 << 10));
   return kSuccess;
 }
 CU_API cuOccupancyMaxPotentialBlockSize(int* grid, int* block, Function* function, size_t (*shared_of)(int), size_t shared, int limit) {

@@ -39,11 +39,14 @@ CU_API cuStreamDestroy_v2(CUstream stream) {
 
 CU_API cuStreamSynchronize(CUstream stream) {
   ON_DEVICE(device);
+  if (Result result = reject_in_capture("cuStreamSynchronize")) return result;
   return synchronize_stream(stream);
 }
 
 CU_API cuStreamQuery(CUstream stream) {
   ON_DEVICE(device);
+  if (Result result = reject_in_capture("cuStreamQuery")) return result;
+  if (is_capturing(stream)) return invalidate_capture(stream, "cuStreamQuery");
   return query_stream(stream) ? sticky_error(device) : kNotReady;
 }
 
@@ -102,16 +105,19 @@ CU_API cuEventRecordWithFlags(Event* event, CUstream stream, unsigned) { return 
 CU_API cuEventSynchronize(Event* event) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventSynchronize", event)) return result;
+  if (Result result = reject_in_capture("cuEventSynchronize")) return result;
   return synchronize_event(*event);
 }
 
 CU_API cuEventQuery(Event* event) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventQuery", event)) return result;
+  if (Result result = reject_in_capture("cuEventQuery")) return result;
+  if (event->capture) return reject(kCapturedEvent, "cuEventQuery: the event was recorded in a capture");
   return query_event(*event) ? sticky_error(device) : kNotReady;
 }
 
-CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
+CU_API cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
   ON_DEVICE(device);
   if (Result result = check_event("cuEventElapsedTime", start)) return result;
   if (Result result = check_event("cuEventElapsedTime", end)) return result;
@@ -119,8 +125,9 @@ CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
   *milliseconds = float((event_time(*end) - event_time(*start)) * 1e3);
   return kSuccess;
 }
-CU_API cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
-  return cuEventElapsedTime_v2(milliseconds, start, end);
+CU_API cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
+  SINCE_CUDA(12080, "cuEventElapsedTime_v2");
+  return cuEventElapsedTime(milliseconds, start, end);
 }
 
 // ---- capture and graphs

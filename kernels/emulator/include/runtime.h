@@ -77,6 +77,9 @@ FORNAX_API void parallel(int64_t count, const std::function<void(int64_t)>& body
 // Adds to the emulated time of the stream, on the thread that runs queued work. Without it every operation takes 10 us.
 FORNAX_API void advance_clock(double seconds);
 
+// CUDA version of the libraries, as 1000 major + 10 minor.
+FORNAX_API int library_cuda_version();
+
 // Device of the calling thread's current context, or of the stream; 0 if there is none.
 FORNAX_API int current_device();
 FORNAX_API int device_of(CUstream stream);

@@ -1,4 +1,6 @@
 // NVRTC's interface over g++. Its CUBIN and PTX are images for the emulated driver.
+#include <dlfcn.h>
+
 #include <cstring>
 #include <map>
 #include <set>
@@ -15,6 +17,7 @@ enum Status : int {
   kInvalidProgram = 4,
   kInvalidOption = 5,
   kCompilation = 6,
+  kBuiltinOperationFailure = 7,
   kNoNameExpressionsAfterCompilation = 8,
   kNoLoweredNamesBeforeCompilation = 9,
   kNameExpressionNotValid = 10,
@@ -47,6 +50,15 @@ bool is_known(const std::string& option) {
   return known.count(option.substr(0, option.find('='))) > 0;
 }
 
+#if defined(__APPLE__)
+constexpr char kBuiltins[] = "libnvrtc-builtins.dylib";
+#else
+constexpr char kBuiltins[] = "libnvrtc-builtins.so";
+#endif
+
+// NVRTC opens its builtins by their name, which succeeds on the loader's path and if they are loaded. Here no path has them.
+bool has_builtins() { return dlopen(kBuiltins, RTLD_LAZY | RTLD_NOLOAD) != nullptr; }
+
 Status text_size(const std::string& text, size_t* size) {
   *size = text.size() + 1;
   return kOk;
@@ -60,8 +72,8 @@ Status copy_text(const std::string& text, char* to) {
 }  // namespace
 
 NVRTC_API nvrtcVersion(int* major, int* minor) {
-  *major = 13;
-  *minor = 0;
+  *major = fornax::library_cuda_version() / 1000;
+  *minor = fornax::library_cuda_version() % 1000 / 10;
   return kOk;
 }
 
@@ -114,6 +126,10 @@ NVRTC_API nvrtcGetLoweredName(Program* program, const char* expression, const ch
 
 NVRTC_API nvrtcCompileProgram(Program* program, int count, const char* const* options) {
   if (!program) return kInvalidProgram;
+  if (!has_builtins()) {
+    program->log = std::string("nvrtc: error: failed to open ") + kBuiltins + ".";
+    return kBuiltinOperationFailure;
+  }
   program->source.options.assign(options, options + count);
   for (int i = 0; i < count; i++) {
     std::string option = options[i];

@@ -80,6 +80,8 @@ struct Settings {
   bool checked = false;
   size_t device_memory = size_t(8) << 30;
   bool counted = false;  // instrumented accesses are counted instead of checked
+  int driver_version = 13000, library_version = 13000;  // CUDA of the driver and of the libraries, as 1000 major + 10 minor
+  int capability_major = 9, capability_minor = 0;
   bool empty_kernels = false;  // kernels and library calls are queued, and compute nothing when they run
   std::string cache_folder, include_folder, compiler;
 };
@@ -224,6 +226,7 @@ struct SharedObject {
   const fornax_device::Kernel* kernels = nullptr;
   unsigned count = 0;
   bool checked = false;
+  size_t static_shared = 0;  // bytes of static shared memory of all kernels; 0 on systems other than Linux
 };
 // Compiles a source for the current mode, or finds it in the cache, and loads it. Null and a log if that fails.
 std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::string* log);

@@ -1,6 +1,9 @@
 // Compilation of CUDA sources by g++ (on macOS clang) into shared objects, cached under a hash of source, options, compiler and emulator.
 #include <dlfcn.h>
 #include <fcntl.h>
+#if defined(__linux__)
+#include <link.h>
+#endif
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -166,6 +169,28 @@ bool compile_object(const ProgramSource& source, bool checked, const std::string
   return finish(rename((folder + "/source.so").c_str(), object.c_str()) == 0);
 }
 
+#if defined(__linux__)
+// Static shared memory is thread-local memory of the object.
+size_t static_shared_bytes(const std::string& path) {
+  struct Search {
+    const std::string& path;
+    size_t bytes;
+  } search{path, 0};
+  auto visit = [](dl_phdr_info* info, size_t, void* data) {
+    Search& of = *static_cast<Search*>(data);
+    if (of.path != info->dlpi_name) return 0;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+      if (info->dlpi_phdr[i].p_type == PT_TLS) of.bytes = info->dlpi_phdr[i].p_memsz;
+    }
+    return 1;
+  };
+  dl_iterate_phdr(visit, &search);
+  return search.bytes;
+}
+#else
+size_t static_shared_bytes(const std::string&) { return 0; }
+#endif
+
 }  // namespace
 
 std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::string* log) {
@@ -203,6 +228,7 @@ std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::stri
   auto object = std::make_shared<SharedObject>();
   object->path = path;
   object->checked = checked;
+  object->static_shared = static_shared_bytes(path);
   object->kernels = kernels(&object->count);
   return loaded[path] = object;
 }

@@ -11,6 +11,11 @@ Settings& settings() {
   return instance;
 }
 
+int library_cuda_version() {
+  auto guard = lock();
+  return settings().library_version;
+}
+
 }  // namespace fornax
 
 extern "C" {
@@ -60,6 +65,18 @@ FORNAX_API void fornax_emulator_set_empty_kernels(int empty) {
   auto guard = fornax::lock();
   for (int device = 0; device < fornax::settings().devices; device++) fornax::synchronize_device(device);
   fornax::settings().empty_kernels = empty != 0;
+}
+
+FORNAX_API void fornax_emulator_set_cuda_versions(int driver, int libraries) {
+  auto guard = fornax::lock();
+  fornax::settings().driver_version = driver;
+  fornax::settings().library_version = libraries;
+}
+
+FORNAX_API void fornax_emulator_set_compute_capability(int major, int minor) {
+  auto guard = fornax::lock();
+  fornax::settings().capability_major = major;
+  fornax::settings().capability_minor = minor;
 }
 
 FORNAX_API size_t fornax_emulator_live_bytes() {

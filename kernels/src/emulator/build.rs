@@ -44,8 +44,6 @@ pub(super) struct BuiltLibraries {
     pub include_folder: PathBuf,
     /// Paths in load order.
     pub libraries: Vec<PathBuf>,
-    /// Index of cuDNN among them.
-    pub cudnn: usize,
 }
 
 /// Finds the libraries in the cache folder, or builds them there. Other processes wait for a build in progress.
@@ -64,11 +62,9 @@ pub(super) fn build() -> Result<BuiltLibraries, EmulatorError> {
             fs::rename(&unfinished, &folder).map_err(failed)?;
         }
     }
-    let libraries: Vec<PathBuf> =
-        LIBRARIES.iter().flat_map(file_names).map(|name| folder.join(name)).collect();
-    let is_cudnn = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == "libcudnn");
-    let cudnn = libraries.iter().position(is_cudnn).expect("one is cuDNN");
-    Ok(BuiltLibraries { cache_folder, include_folder: folder.join("include"), folder, libraries, cudnn })
+    let opened = LIBRARIES.iter().filter(|library| library.is_opened);
+    let libraries = opened.flat_map(file_names).map(|name| folder.join(name)).collect();
+    Ok(BuiltLibraries { cache_folder, include_folder: folder.join("include"), folder, libraries })
 }
 
 /// File names of a library. The first is the library; a second one is an empty library that depends on it.

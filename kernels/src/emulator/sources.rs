@@ -9,6 +9,8 @@ pub(super) struct EmulatorLibrary {
     pub name: &'static str,
     /// Version in the name of a second file, under which programs on Linux look for the library.
     pub version: Option<u32>,
+    /// False if [`load`](super::load) does not open it.
+    pub is_opened: bool,
     pub sources: &'static [SourceFile],
 }
 
@@ -23,6 +25,7 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
     EmulatorLibrary {
         name: "fornax_emulator",
         version: None,
+        is_opened: true,
         sources: sources![
             "runtime/block.cpp",
             "runtime/block.h",
@@ -52,26 +55,41 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
     EmulatorLibrary {
         name: "cuda",
         version: Some(1),
+        is_opened: true,
         sources: sources![
             "driver/copy.cpp",
             "driver/device.cpp",
             "driver/driver.h",
             "driver/error_strings.cpp",
+            "driver/kernel_resources.h",
             "driver/memory.cpp",
             "driver/module.cpp",
             "driver/proc_address.cpp",
             "driver/stream.cpp",
         ],
     },
-    EmulatorLibrary { name: "nvrtc", version: Some(13), sources: sources!["nvrtc/nvrtc.cpp"] },
+    EmulatorLibrary {
+        name: "nvrtc",
+        version: Some(13),
+        is_opened: true,
+        sources: sources!["nvrtc/nvrtc.cpp"],
+    },
+    EmulatorLibrary {
+        name: "nvrtc-builtins",
+        version: None,
+        is_opened: false,
+        sources: sources!["nvrtc/builtins.cpp"],
+    },
     EmulatorLibrary {
         name: "cublasLt",
         version: Some(13),
+        is_opened: true,
         sources: sources!["cublaslt/cublaslt.cpp", "cublaslt/matmul.cpp", "cublaslt/matmul.h"],
     },
     EmulatorLibrary {
         name: "cudnn",
         version: Some(9),
+        is_opened: true,
         sources: sources![
             "cudnn/convolution.cpp",
             "cudnn/convolution.h",
@@ -86,6 +104,7 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
     EmulatorLibrary {
         name: "nccl",
         version: Some(2),
+        is_opened: true,
         sources: sources![
             "nccl/communicator.cpp",
             "nccl/communicator.h",

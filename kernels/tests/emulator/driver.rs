@@ -85,6 +85,73 @@ fn invalid_launches_are_rejected() {
 }
 
 #[test]
+fn occupancy_follows_registers_and_shared_memory() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let blocks = |module: &str, name: &str, shared| {
+        let source = fornax_kernels::kernel_module(module).unwrap();
+        let image = fornax_kernels::compile(source, (9, 0)).unwrap();
+        let kernel = context.load_module(Ptx::from_binary(image)).unwrap().load_function(name).unwrap();
+        let registers = kernel.get_attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS).unwrap();
+        (registers, kernel.occupancy_max_active_blocks_per_multiprocessor(256, shared, None).unwrap())
+    };
+    // By registers: 4 register files of 16,384, from which a warp of 32 takes multiples of 256.
+    let masked = ("batch_norm", "batch_norm_masked_sums_bwd_f32");
+    for (module, name) in [masked, ("unary", "sqrt_f32"), ("pool", "max_pool_fwd_f32")] {
+        let (registers, resident) = blocks(module, name, 0);
+        let of_warp = (registers * 32).cast_unsigned().next_multiple_of(256);
+        assert_eq!(resident, (4 * (16_384 / of_warp) / 8).min(8), "{name}, {registers} registers");
+    }
+    assert!(blocks(masked.0, masked.1, 0).1 < 8, "fewer than the registers of 2048 threads");
+    // By shared memory: 228 KiB, and 1 KiB more per block.
+    assert_eq!(blocks("unary", "sqrt_f32", 40 << 10).1, 5);
+}
+
+#[test]
+fn static_shared_memory_reduces_the_limits_of_dynamic_shared_memory() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.default_stream();
+    let mut x = stream.alloc_zeros::<f32>(64).unwrap();
+    let text = "extern \"C\" __global__ void planted_static_shared(float* x) {\n\
+                  __shared__ float values[256];\n\
+                  values[threadIdx.x] = x[threadIdx.x];\n\
+                  __syncthreads();\n\
+                  x[threadIdx.x] = values[63 - threadIdx.x] + 1;\n}\n";
+    let kernel = module(&context, "planted.cu", text).load_function("planted_static_shared").unwrap();
+    let mut launch = |shared_mem_bytes| {
+        let config = LaunchConfig { shared_mem_bytes, ..grid(1, 64) };
+        // SAFETY: the arguments match the kernel.
+        unsafe { stream.launch_builder(&kernel).arg(&mut x).launch(config) }.map(|_| ())
+    };
+    launch(47 << 10).unwrap();
+    let invalid = Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE));
+    assert_eq!(launch(48 << 10), invalid);
+    let message = emulator::take_error().unwrap();
+    assert!(message.contains("49152 bytes of dynamic shared memory, but its limit is 48128"), "{message}");
+    let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    assert_eq!(kernel.set_attribute(limit, 227 << 10), invalid);
+    kernel.set_attribute(limit, 226 << 10).unwrap();
+}
+
+#[test]
+fn functions_that_an_old_driver_lacks_are_errors() {
+    let _emulated = emulated(0, false);
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let timed = || stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+    let (start, end) = (timed(), timed());
+    end.synchronize().unwrap();
+    emulator::set_cuda_versions(12_040, 13_000).unwrap();
+    let elapsed = start.elapsed_ms(&end);
+    emulator::set_cuda_versions(13_000, 13_000).unwrap();
+    assert_eq!(elapsed, Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)));
+    let message = emulator::take_error().unwrap();
+    assert!(message.contains("cuEventElapsedTime_v2 does not exist in a driver for CUDA 12.4"), "{message}");
+    assert!(start.elapsed_ms(&end).is_ok());
+}
+
+#[test]
 fn shared_memory_beyond_the_opt_in_is_rejected() {
     let _emulated = emulated(0, false);
     let context = CudaContext::new(0).unwrap();

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, PushKernelArg};
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, PushKernelArg, result};
 use fornax_kernels::emulator;
 
-use super::support::{emulated, grid, kernel};
+use super::support::{CORRECT, compile, emulated, grid, kernel, module};
 
 const ORDERS: [u64; 5] = [0, 1, 2, 3, 4];
 const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -178,6 +178,55 @@ fn synchronizing_during_capture_fails() {
     let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
     assert_eq!(ended, rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED));
     assert!(emulator::take_error().unwrap().contains("the origin stream does not wait for"));
+}
+
+#[test]
+fn calls_that_may_wait_or_load_code_invalidate_a_capture_of_the_same_thread() {
+    let _emulated = emulated(0, false);
+    let context = context();
+    let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let loaded = module(&context, "kernels/tests/emulator/correct.cu", CORRECT);
+    let image = compile("kernels/tests/emulator/correct.cu", CORRECT);
+    let event = other.record_event(None).unwrap();
+    type Call<'a> = &'a dyn Fn() -> Result<(), DriverError>;
+    let calls: [(&str, Call); 7] = [
+        ("cuModuleLoadData", &|| context.load_module(image.clone()).map(drop)),
+        ("cuModuleGetFunction", &|| loaded.load_function("add_to_f32").map(drop)),
+        // SAFETY: the event is alive.
+        ("cuEventQuery", &|| unsafe { result::event::query(event.cu_event()) }),
+        ("cuEventSynchronize", &|| event.synchronize()),
+        ("cuStreamSynchronize", &|| other.synchronize()),
+        // SAFETY: the memory is not read.
+        ("cuMemHostAlloc", &|| unsafe { context.alloc_pinned::<f32>(4) }.map(drop)),
+        ("cuCtxSynchronize", &|| context.synchronize()),
+    ];
+    let rejected = |code| Err::<(), _>(DriverError(code));
+    for (name, call) in calls {
+        stream.begin_capture(MODE).unwrap();
+        assert_eq!(call(), rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), "{name}");
+        assert!(emulator::take_error().unwrap().contains(name), "{name}");
+        let ended = stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
+        assert_eq!(ended, rejected(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED), "{name}");
+        call().unwrap();
+    }
+}
+
+#[test]
+fn calls_that_may_wait_are_allowed_in_a_capture_of_another_thread() {
+    let _emulated = emulated(0, false);
+    let context = context();
+    let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    stream.begin_capture(MODE).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            context.bind_to_thread().unwrap();
+            other.synchronize().unwrap();
+            module(&context, "kernels/tests/emulator/correct.cu", CORRECT)
+                .load_function("add_to_f32")
+                .unwrap();
+        });
+    });
+    stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
 }
 
 #[test]

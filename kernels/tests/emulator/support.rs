@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, LaunchConfig};
-use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
 use fornax_kernels::emulator::{self, EmulatorOptions};
+use fornax_kernels::library;
 
 pub const CORRECT: &str = include_str!("correct.cu");
 pub const PLANTED: &str = include_str!("planted.cu");
@@ -16,6 +17,8 @@ pub fn emulated(order: u64, checked: bool) -> Emulated {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     emulator::load(&EmulatorOptions { devices: 2, order, checked }).unwrap();
+    // Loads its builtins too, which cudarc does not.
+    std::mem::forget(library::open(&["libnvrtc.so.13"]).unwrap());
     emulator::take_error();
     Emulated(guard)
 }
@@ -26,15 +29,18 @@ impl Drop for Emulated {
     }
 }
 
-pub fn module(context: &Arc<CudaContext>, name: &str, text: &str) -> Arc<CudaModule> {
+pub fn compile(name: &str, text: &str) -> Ptx {
     let options = CompileOptions {
         name: Some(name.to_string()),
         arch: Some("sm_90"),
         options: vec!["-std=c++17".to_string(), "-DNDEBUG".to_string()],
         ..Default::default()
     };
-    let image = compile_ptx_with_opts(text, options).unwrap();
-    context.load_module(image).unwrap()
+    compile_ptx_with_opts(text, options).unwrap()
+}
+
+pub fn module(context: &Arc<CudaContext>, name: &str, text: &str) -> Arc<CudaModule> {
+    context.load_module(compile(name, text)).unwrap()
 }
 
 pub fn kernel(context: &Arc<CudaContext>, name: &str) -> CudaFunction {

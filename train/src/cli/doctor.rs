@@ -26,15 +26,21 @@ pub fn execute() -> Result<()> {
         rows.push(vec![library.name.into(), found]);
     }
     match cuda::devices() {
-        Ok(devices) => rows.extend(devices.iter().enumerate().map(|(i, device)| {
-            let (major, minor) = device.capability;
-            let memory = bytes(device.memory as u64);
-            let what = format!(
-                "{}, compute capability {major}.{minor}, {} multiprocessors, {memory}",
-                device.name, device.multiprocessors
-            );
-            vec![format!("cuda:{i}"), what]
-        })),
+        Ok(devices) => {
+            for (i, device) in devices.iter().enumerate() {
+                let (major, minor) = device.capability;
+                let memory = bytes(device.memory as u64);
+                let what = format!(
+                    "{}, compute capability {major}.{minor}, {} multiprocessors, {memory}",
+                    device.name, device.multiprocessors
+                );
+                rows.push(vec![format!("cuda:{i}"), what]);
+                rows.extend(cuda::self_tests(i).into_iter().map(|test| {
+                    let result = test.result.unwrap_or_else(|why| format!("failed: {why}"));
+                    vec![format!("cuda:{i} {}", test.name), result]
+                }));
+            }
+        }
         Err(why) => rows.push(vec!["CUDA devices".into(), format!("none: {why}")]),
     }
     print(&table(&rows, &[]))

@@ -4,15 +4,19 @@ use super::DistributedRun;
 use crate::checkpoint::ConvPlans;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
-use fornax_engine::cuda;
+use fornax_engine::{Device, cuda};
 
 impl DistributedRun {
     /// Makes the ranks with the same GPU model and version of cuDNN use the same convolution plans: for each problem the choice of the lowest
-    /// of these ranks that has one. The ranks must not have captured updates yet.
+    /// of these ranks that has one. From then on no rank times plans of its own: a shape that only one rank has, because images of its
+    /// batch were skipped, gets the plans of the heuristics. The ranks must not have captured updates yet.
     pub fn share_conv_plans(&self) -> Result<()> {
         let own = ConvPlans::of_device(&self.device)?;
         let bytes = serde_json::to_vec(&own).expect("plain values have a JSON form");
         let all = self.group.all_gather("the convolution plans", &bytes)?;
+        if self.device != Device::Cpu {
+            cuda::use_stored_conv_plans(&self.device)?;
+        }
         let Some(own) = own else { return Ok(()) };
         let read = |(rank, bytes): (usize, &Vec<u8>)| {
             serde_json::from_slice(bytes).map_err(|e| {

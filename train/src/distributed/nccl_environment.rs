@@ -5,10 +5,9 @@ use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// NCCL chooses algorithm and protocol by size and topology, and NVLS reduces in the switch in no fixed order. With these variables, sums are
-/// added in the order of the ring.
-const DETERMINISTIC: [(&str, &str); 3] =
-    [("NCCL_ALGO", "Ring"), ("NCCL_PROTO", "Simple"), ("NCCL_NVLS_ENABLE", "0")];
+/// NVLS and CollNet reduce in a switch, in no fixed order. Rings and trees add in an order that depends on size and topology alone,
+/// whatever the protocol, so NCCL chooses between them.
+const DETERMINISTIC: [(&str, &str); 2] = [("NCCL_ALGO", "Ring,Tree"), ("NCCL_NVLS_ENABLE", "0")];
 
 /// Makes NCCL's reductions repeat bit for bit. NCCL reads its settings from the environment, which a running program cannot change safely: if a
 /// variable is missing, the process starts its program anew. Variables that are set already stay as they are.
@@ -37,6 +36,11 @@ mod tests {
     #[test]
     fn variables_of_the_user_are_kept() {
         assert_eq!(missing_variables(|_| false), DETERMINISTIC);
-        assert_eq!(missing_variables(|name| name == "NCCL_PROTO"), [DETERMINISTIC[0], DETERMINISTIC[2]]);
+        assert_eq!(missing_variables(|name| name == "NCCL_ALGO"), [("NCCL_NVLS_ENABLE", "0")]);
+    }
+
+    #[test]
+    fn ring_and_tree_are_allowed_with_any_protocol_and_without_nvls() {
+        assert_eq!(DETERMINISTIC, [("NCCL_ALGO", "Ring,Tree"), ("NCCL_NVLS_ENABLE", "0")]);
     }
 }

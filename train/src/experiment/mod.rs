@@ -166,8 +166,8 @@ impl Experiment {
         if self.check_images {
             image_check::check_images(self, &mut callbacks)?;
         }
-        let plans_are_timed = self.config.cudnn_benchmark && self.device != Device::Cpu;
-        let shares_plans = plans_are_timed && self.peers().is_some();
+        // Without --cudnn-benchmark, fused convolutions are timed against separate operations.
+        let shares_plans = self.device != Device::Cpu && self.peers().is_some();
         let mut trainer = self.trainer()?;
         if shares_plans {
             trainer.share_conv_plans()?;

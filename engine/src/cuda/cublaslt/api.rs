@@ -1,6 +1,8 @@
 //! Functions of libcublasLt used by the engine.
 use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::versions::check_library;
 use cudarc::cublaslt::sys;
+use fornax_kernels::library::for_driver;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
@@ -8,6 +10,10 @@ const CUBLASLT: &str = "cuBLASLt";
 const REMEDY: &str = "install cuBLAS (pip: nvidia-cublas) and put its folder on LD_LIBRARY_PATH";
 const SUCCESS: i32 = 0;
 const NOT_SUPPORTED: i32 = 15;
+pub(super) const INVALID_VALUE: i32 = 7;
+pub(super) const ARCHITECTURE_MISMATCH: i32 = 8;
+pub(super) const EXECUTION_FAILED: i32 = 13;
+pub(super) const INTERNAL_ERROR: i32 = 14;
 
 /// Heuristics result for one algorithm. cudarc's struct has the status as a Rust enum, which a newer library would break.
 #[derive(Clone, Copy)]
@@ -79,8 +85,11 @@ impl CublasLtApi {
         if let Some(api) = API.get() {
             return Ok(api);
         }
-        let names = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
+        let names = for_driver(&["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]);
         let api = CublasLtApi::bind(open(CUBLASLT, &names, REMEDY)?, CUBLASLT, REMEDY)?;
+        // SAFETY: the function has no preconditions. cuBLAS has the version of its CUDA.
+        let version = unsafe { (api.version)() };
+        check_library(CUBLASLT, (version / 10) as i32, "nvidia-cublas")?;
         Ok(API.get_or_init(|| api))
     }
 
@@ -91,10 +100,10 @@ impl CublasLtApi {
             NOT_SUPPORTED => return Err(unsupported(call())),
             1 => "not initialised: is there a device?",
             3 => "allocation failed",
-            7 => "invalid value",
-            8 => "the device's architecture is not supported",
-            13 => "execution failed",
-            14 => "internal error",
+            INVALID_VALUE => "invalid value",
+            ARCHITECTURE_MISMATCH => "the device's architecture is not supported",
+            EXECUTION_FAILED => "execution failed",
+            INTERNAL_ERROR => "internal error",
             _ => "",
         };
         Err(LibraryError::Call { library: CUBLASLT, call: call(), status, message: message.into() })

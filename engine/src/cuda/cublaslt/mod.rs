@@ -8,9 +8,13 @@ mod descriptor;
 mod gemm;
 mod matmul_call;
 
-use crate::cuda::library::{LibraryError, WorkspaceAllocator};
-use api::{CublasLtApi, MatmulAlgorithm, unsupported};
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use crate::cuda::library::{LibraryError, WorkspaceAllocator, warn};
+use api::{
+    ARCHITECTURE_MISMATCH, CublasLtApi, EXECUTION_FAILED, INTERNAL_ERROR, INVALID_VALUE, MatmulAlgorithm,
+    unsupported,
+};
+use cudarc::driver::result;
+use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
 use matmul_call::MatmulCall;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -102,6 +106,7 @@ impl CublasLt {
             Err(LibraryError::Unsupported { .. }) => Vec::new(),
             candidates => candidates?,
         };
+        let mut last_error = None;
         for algorithm in candidates {
             match run(&algorithm) {
                 Ok(()) => {
@@ -109,11 +114,36 @@ impl CublasLt {
                     return Ok(());
                 }
                 Err(LibraryError::Unsupported { .. }) => {}
-                Err(e) => return Err(e),
+                Err(error) if is_rejection(&error, stream) => last_error = Some(error),
+                Err(error) => return Err(error),
             }
         }
         algorithms.insert(key, None);
-        Err(unsupported(gemm))
+        match last_error {
+            // Every epilogue has a fallback.
+            Some(error) if gemm.epilogue != Epilogue::None => {
+                warn(format_args!(
+                    "no algorithm of cuBLASLt computes this {gemm}, so separate operations do; the last error: {error}"
+                ));
+                Err(unsupported(gemm))
+            }
+            Some(error) => Err(error),
+            None => Err(unsupported(gemm)),
+        }
+    }
+}
+
+/// True for an error that leaves the device healthy, so that another algorithm may be tried: rejected arguments, and outside of a capture,
+/// in which the device's health cannot be checked, a failed execution.
+fn is_rejection(error: &LibraryError, stream: CUstream) -> bool {
+    match error {
+        LibraryError::Call { status: INVALID_VALUE | ARCHITECTURE_MISMATCH, .. } => true,
+        // SAFETY: the caller's stream is alive.
+        LibraryError::Call { status: EXECUTION_FAILED | INTERNAL_ERROR, .. } => unsafe {
+            result::stream::is_capturing(stream) == Ok(CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+                && result::stream::synchronize(stream).is_ok()
+        },
+        _ => false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Functions of libcudnn used by the engine.
-use crate::cuda::library::{LibraryError, c_functions, open, open_newest};
+use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::versions::check_library;
 use cudarc::cudnn::sys;
 use cudarc::driver::DriverError;
 use std::ffi::{c_char, c_void};
@@ -14,6 +15,7 @@ c_functions! {
     /// 3xxx not supported, 4xxx internal, 5xxx execution.
     struct CudnnApi {
         version = cudnnGetVersion() -> usize;
+        cuda_version = cudnnGetCudartVersion() -> usize;
         last_error = cudnnGetLastErrorString(*mut c_char, usize);
         create = cudnnCreate(*mut *mut c_void) -> i32;
         destroy = cudnnDestroy(*mut c_void) -> i32;
@@ -32,25 +34,25 @@ c_functions! {
 }
 
 impl CudnnApi {
-    /// Returns cuDNN; opens it at the first call, together with the two libraries that it opens by name. Without cuBLASLt it aborts the
-    /// process; without NVRTC it lacks its run-time-compiled engines.
+    /// Returns cuDNN; opens it at the first call, together with the two libraries that it opens by name, of its own CUDA version. Without
+    /// cuBLASLt it aborts the process; without NVRTC, or with one of another CUDA version, it lacks its run-time-compiled engines.
     pub(super) fn get() -> Result<&'static CudnnApi, LibraryError> {
         static API: OnceLock<CudnnApi> = OnceLock::new();
         if let Some(api) = API.get() {
             return Ok(api);
         }
         let cudnn = open(CUDNN, &["libcudnn.so.9", "libcudnn.so"], REMEDY)?;
+        let api = CudnnApi::bind(cudnn, CUDNN, REMEDY)?;
+        // SAFETY: the function has no preconditions.
+        let cuda = unsafe { (api.cuda_version)() };
+        check_library(CUDNN, cuda as i32, "nvidia-cudnn")?;
         let blas = "cuDNN needs it: install cuBLAS of the CUDA that cuDNN was built for (pip: nvidia-cublas)";
         let nvrtc =
             "cuDNN needs it: install NVRTC of the CUDA that cuDNN was built for (pip: nvidia-cuda-nvrtc)";
-        // A library of an older CUDA in a system folder is no substitute for the one in a wheel beside cuDNN.
-        let needed = [
-            open_newest("cuBLASLt", &["libcublasLt.so.13", "libcublasLt.so.12"], blas)?,
-            open_newest("NVRTC", &["libnvrtc.so.13", "libnvrtc.so.12"], nvrtc)?,
-        ];
+        let [cublaslt_name, nvrtc_name] = companions(cuda);
+        let needed = [open("cuBLASLt", &[&cublaslt_name], blas)?, open("NVRTC", &[&nvrtc_name], nvrtc)?];
         // They must stay open: cuDNN looks for them when heuristics first run.
         std::mem::forget(needed);
-        let api = CudnnApi::bind(cudnn, CUDNN, REMEDY)?;
         Ok(API.get_or_init(|| api))
     }
 
@@ -66,6 +68,11 @@ impl CudnnApi {
         let message = String::from_utf8_lossy(&text[..length]).trim().replace('\n', " ");
         Err(LibraryError::Call { library: CUDNN, call: call(), status, message })
     }
+}
+
+/// File names of cuBLASLt and NVRTC that a cuDNN built for a CUDA version, 1000 major + 10 minor, opens.
+fn companions(cuda: usize) -> [String; 2] {
+    ["libcublasLt.so", "libnvrtc.so"].map(|name| format!("{name}.{}", cuda / 1000))
 }
 
 /// True for an error after which nothing may be tried: one of the driver. After an error of cuDNN, whose status 5xxx may be that of a kernel
@@ -92,4 +99,15 @@ pub(super) fn unsupported(what: impl ToString) -> LibraryError {
 /// Error for a problem without a plan during a capture.
 pub(super) fn unplanned(what: impl ToString) -> LibraryError {
     LibraryError::Unplanned { library: CUDNN, what: what.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn companions_have_the_major_version_of_cudnns_cuda() {
+        assert_eq!(companions(12_090), ["libcublasLt.so.12", "libnvrtc.so.12"]);
+        assert_eq!(companions(13_000), ["libcublasLt.so.13", "libnvrtc.so.13"]);
+    }
 }

@@ -60,7 +60,14 @@ impl ConvChoices {
 
     /// The choice that was made or restored in this process.
     pub(super) fn get(&self, problem: &ConvProblem) -> Option<ConvChoice> {
-        self.record.choices.get(&key(problem)).map(|text| ConvChoice::of_text(text))
+        let get = |problem: &ConvProblem| self.record.choices.get(&key(problem));
+        // Stored choices were made by timing all plans, or in comparison with the heuristics' plan.
+        let by_heuristics = || {
+            let options = ConvEngineOptions { choice: ConvPlanChoice::Heuristic, ..problem.options };
+            get(&ConvProblem { options, ..*problem })
+                .filter(|_| problem.options.choice == ConvPlanChoice::Stored)
+        };
+        get(problem).or_else(by_heuristics).map(|text| ConvChoice::of_text(text))
     }
 
     /// The choice of an earlier process, from the cache folder.
@@ -104,10 +111,12 @@ impl ConvChoices {
     }
 }
 
-/// Key of a choice: text with every field of the problem except for how its plan is chosen and the algorithm of the CPU. Cache folders and
-/// checkpoints have it.
+/// Key of a choice: text with every field of the problem except for the algorithm of the CPU; of how its plan is chosen it has only whether
+/// by the heuristics. Cache folders and checkpoints have it.
 pub(super) fn key(problem: &ConvProblem) -> String {
     let ConvProblem { kind, shape, dtype, alignment, fusion, options } = *problem;
+    // The fused plan of the heuristics, which is compared with separate operations, is another one than the fastest.
+    let origin = if options.choice == ConvPlanChoice::Heuristic { "heuristic " } else { "" };
     let options = ConvEngineOptions { choice: ConvPlanChoice::Heuristic, ..options };
     let ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, dilation, groups, algorithm: _ } = shape;
     let maps = format!("n: {n}, h: {h}, w: {w}, c_in: {c_in}, c_out: {c_out}");
@@ -115,7 +124,7 @@ pub(super) fn key(problem: &ConvProblem) -> String {
         format!("stride: {stride:?}, padding: {padding:?}, dilation: {dilation:?}, groups: {groups}");
     let shape = format!("ConvShape {{ {maps}, kernel: {kernel:?}, {windows} }}");
     let rest = format!("dtype: {dtype:?}, alignment: {alignment}, fusion: {fusion:?}, options: {options:?}");
-    format!("ConvProblem {{ kind: {kind:?}, shape: {shape}, {rest} }}")
+    format!("{origin}ConvProblem {{ kind: {kind:?}, shape: {shape}, {rest} }}")
 }
 
 #[cfg(test)]

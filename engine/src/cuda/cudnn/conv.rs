@@ -5,9 +5,9 @@ use super::descriptor::{AttributeName, Descriptor, DescriptorType, DevicePointer
 use super::graph::{INPUT, OUTPUT, SQUARES, SUM, WEIGHT};
 use super::planner::{ConvPlanner, ExecutionPlan};
 use super::problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
-use super::selection::{PlanSelection, SelectionError, fill_sums};
+use super::selection::{PlanSelection, SelectionError, fill_sums, skipped};
 use super::timing::EventTimer;
-use crate::cuda::library::{LibraryError, WorkspaceAllocator};
+use crate::cuda::library::{LibraryError, WorkspaceAllocator, warn};
 use crate::{ConvAlgorithm, ConvShape, DType};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
@@ -114,9 +114,7 @@ impl Cudnn {
     pub fn restore_plans(&self, record: &ConvPlanRecord) -> Result<bool, LibraryError> {
         let mut state = self.lock();
         let Some(changed) = state.choices.restore(record) else { return Ok(false) };
-        let is_outdated = |problem: &ConvProblem| {
-            problem.options.choice != ConvPlanChoice::Heuristic && changed.contains(&key(problem))
-        };
+        let is_outdated = |problem: &ConvProblem| changed.contains(&key(problem));
         if state.plans.keys().any(is_outdated) {
             // SAFETY: `new`'s caller guarantees that the stream is alive.
             unsafe { result::stream::synchronize(self.stream) }
@@ -261,7 +259,21 @@ impl Cudnn {
         }
         let mut state = self.lock();
         match state.plans.get(&problem) {
-            Some(Some(plan)) => return self.execute(&state.handle, plan, tensors, workspace),
+            Some(Some(plan)) => {
+                let result = self.execute(&state.handle, plan, tensors, workspace);
+                let Err(error @ LibraryError::Call { .. }) = result else { return result };
+                // Nothing can be waited for in a capture.
+                if self.is_capturing()? {
+                    return Err(error);
+                }
+                let error = skipped(self.stream, error).map_err(SelectionError::into_error)?;
+                warn_of_fallback(&problem, &error);
+                if state.choices.get(&problem).is_some() {
+                    state.choices.insert(&problem, &ConvChoice::Fallback);
+                }
+                state.plans.insert(problem, None);
+                return Err(unsupported(problem));
+            }
             Some(None) => return Err(unsupported(problem)),
             // Engines are compiled, loaded and timed, none of which can be captured.
             None if self.is_capturing()? => return Err(unplanned(problem)),
@@ -282,20 +294,28 @@ impl Cudnn {
             }
             Ok(shared.1)
         };
-        let plan = match options.choice {
-            ConvPlanChoice::Heuristic => {
-                let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, candidate, workspace);
-                plan_or_fallback(
-                    &problem,
-                    self.selection(&state, &problem, candidate, run).first_that_runs(),
-                )?
+        let chosen = match options.choice {
+            ConvPlanChoice::Heuristic if !fusion.statistics => None,
+            _ => self.stored_choice(&state, &problem, candidate, workspace)?,
+        };
+        let is_timed = match options.choice {
+            ConvPlanChoice::Benchmark(_) => true,
+            ConvPlanChoice::Heuristic => fusion.statistics && alternative.is_some(),
+            ConvPlanChoice::Stored => false,
+        };
+        let plan = if let Some((choice, plan)) = chosen {
+            if options.choice != ConvPlanChoice::Stored {
+                state.choices.insert(&problem, &choice);
             }
-            ConvPlanChoice::Benchmark(benchmark) => {
-                let plan;
-                (state, plan) =
-                    self.benchmark(state, &problem, &benchmark, candidate, alternative, workspace)?;
-                plan
-            }
+            plan
+        } else if is_timed {
+            let plan;
+            (state, plan) = self.choose(state, &problem, candidate, alternative, workspace)?;
+            plan
+        } else {
+            let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, candidate, workspace);
+            let selection = self.selection(&state, &problem, candidate, run);
+            plan_or_fallback(&problem, selection.first_that_runs())?
         };
         // The tensors hold the result of the last candidate.
         let result = match &plan {
@@ -306,35 +326,41 @@ impl Cudnn {
         result
     }
 
-    /// The plan that an earlier process has chosen, or else the fastest. `None` selects the caller's fallback.
-    fn benchmark<'a>(
+    /// Chooses by timing: the fastest plan or the heuristics' plan, and for a fusion between that plan and `alternative`. `None` selects
+    /// the caller's fallback.
+    fn choose<'a>(
         &'a self,
         mut state: MutexGuard<'a, CudnnState>,
         problem: &ConvProblem,
-        benchmark: &ConvBenchmark,
         tensors: ConvTensors,
         alternative: Option<FusionAlternative>,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<(MutexGuard<'a, CudnnState>, Option<ExecutionPlan>), LibraryError> {
-        if let Some((choice, plan)) = self.stored_choice(&state, problem, benchmark, tensors, workspace)? {
-            state.choices.insert(problem, &choice);
-            return Ok((state, plan));
-        }
-        let is_fused = problem.fusion.statistics;
-        let candidates = if is_fused { benchmark.fused_candidates } else { benchmark.candidates };
         let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
         let selection = self.selection(&state, problem, tensors, run);
-        let mut fastest = plan_or_fallback(problem, selection.fastest(candidates, benchmark.workspace))?;
+        let selected = match problem.options.choice {
+            ConvPlanChoice::Benchmark(benchmark) if problem.fusion.statistics => {
+                selection.fastest(benchmark.fused_candidates, benchmark.workspace)
+            }
+            ConvPlanChoice::Benchmark(benchmark) => {
+                selection.fastest(benchmark.candidates, benchmark.workspace)
+            }
+            ConvPlanChoice::Heuristic | ConvPlanChoice::Stored => {
+                let plan = selection.first_that_runs();
+                plan.and_then(|plan| plan.json().map(|json| (plan, json)).map_err(SelectionError::NoPlan))
+            }
+        };
+        let mut fastest = plan_or_fallback(problem, selected)?;
         let is_supported = fastest.is_some();
         if let (Some((plan, _)), Some(alternative)) = (&fastest, alternative) {
             let timer = EventTimer::new(self.stream)?;
-            let fused = timer.best_time(|| {
+            let fused = timer.median_time(|| {
                 self.execute(&state.handle, plan, tensors, workspace)?;
                 (alternative.rest)()
             })?;
             // The separate convolution locks the state.
             drop(state);
-            let separate = timer.best_time(alternative.separate)?;
+            let separate = timer.median_time(alternative.separate)?;
             state = self.lock();
             if separate < fused {
                 fastest = None;
@@ -346,7 +372,7 @@ impl Cudnn {
         };
         state.choices.insert(problem, &choice);
         // An unsupported problem is supported once a library that was missing is installed.
-        if is_supported && benchmark.disk_cache {
+        if is_supported && has_disk_cache(problem) {
             state.choices.store(problem, &choice);
         }
         Ok((state, plan))
@@ -357,18 +383,17 @@ impl Cudnn {
         &self,
         state: &CudnnState,
         problem: &ConvProblem,
-        benchmark: &ConvBenchmark,
         tensors: ConvTensors,
         workspace: &mut WorkspaceAllocator,
     ) -> Result<Option<(ConvChoice, Option<ExecutionPlan>)>, LibraryError> {
         let restored = state.choices.get(problem);
         let is_restored = restored.is_some();
-        let load = || benchmark.disk_cache.then(|| state.choices.load(problem)).flatten();
+        let load = || has_disk_cache(problem).then(|| state.choices.load(problem)).flatten();
         let Some(choice) = restored.or_else(load) else { return Ok(None) };
         let ConvChoice::Plan(json) = &choice else { return Ok(Some((choice, None))) };
         let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
         match self.selection(state, problem, tensors, run).restored(json) {
-            Ok(plan) if is_restored || plan.workspace <= benchmark.workspace => {
+            Ok(plan) if is_restored || plan.workspace <= workspace_limit(problem) => {
                 Ok(Some((choice, Some(plan))))
             }
             Err(SelectionError::Fault(e)) => Err(e),
@@ -453,16 +478,38 @@ impl ConvTensors {
     }
 }
 
-/// The selected plan. `None` selects the caller's fallback: the problem is unsupported, or all kernels of a fusion fail to compile.
+/// True if choices for the problem are read from and stored in the cache folder.
+fn has_disk_cache(problem: &ConvProblem) -> bool {
+    matches!(problem.options.choice, ConvPlanChoice::Benchmark(ConvBenchmark { disk_cache: true, .. }))
+}
+
+/// Maximum workspace of a plan from the cache folder.
+fn workspace_limit(problem: &ConvProblem) -> usize {
+    match problem.options.choice {
+        ConvPlanChoice::Benchmark(benchmark) => benchmark.workspace,
+        ConvPlanChoice::Heuristic | ConvPlanChoice::Stored => usize::MAX,
+    }
+}
+
+/// The selected plan. `None` selects the caller's fallback: the problem is unsupported, or every engine has failed on a healthy device.
 fn plan_or_fallback<T>(
     problem: &ConvProblem,
     selected: Result<T, SelectionError>,
 ) -> Result<Option<T>, LibraryError> {
-    let is_fused = problem.fusion != ConvFusion::default();
     match selected {
         Ok(selected) => Ok(Some(selected)),
         Err(SelectionError::NoPlan(LibraryError::Unsupported { .. })) => Ok(None),
-        Err(SelectionError::NoPlan(LibraryError::Call { .. })) if is_fused => Ok(None),
-        Err(SelectionError::NoPlan(e) | SelectionError::Fault(e)) => Err(e),
+        Err(SelectionError::NoPlan(error @ LibraryError::Call { .. })) => {
+            warn_of_fallback(problem, &error);
+            Ok(None)
+        }
+        Err(error) => Err(error.into_error()),
     }
+}
+
+/// Warns that no engine computes a problem. The caller caches that, so that each problem has one warning.
+fn warn_of_fallback(problem: &ConvProblem, error: &LibraryError) {
+    warn(format_args!(
+        "no engine of cuDNN computes this {problem}, so a slower kernel does; the last error: {error}"
+    ));
 }

@@ -10,6 +10,7 @@ use crate::DType;
 use crate::cuda::library::LibraryError;
 use cudarc::cudnn::sys::cudnnBackendHeurMode_t as Mode;
 use cudarc::cudnn::sys::cudnnBackendNumericalNote_t as Numerical;
+use std::collections::VecDeque;
 
 /// Queries cuDNN's heuristics and builds execution plans, for one device.
 pub struct ConvPlanner {
@@ -81,7 +82,7 @@ impl ConvPlanner {
             let found = self.configurations(&graph, search)?;
             survey.offered += found.len();
             for configuration in &found {
-                survey.allowed += usize::from(self.is_allowed(configuration, problem)?);
+                survey.allowed += usize::from(self.allowed_engine(configuration, problem)?.is_some());
             }
         }
         Ok(survey)
@@ -122,14 +123,42 @@ impl ConvPlanner {
                 Err(e) => (Vec::new(), Some(Err(e))),
             };
             let plans = found.into_iter().filter_map(move |configuration| {
-                match self.is_allowed(&configuration, problem) {
-                    Ok(true) => Some(self.build(&configuration)),
-                    Ok(false) => None,
+                match self.allowed_engine(&configuration, problem) {
+                    Ok(Some(_)) => Some(self.build(&configuration)),
+                    Ok(None) => None,
                     Err(e) => Some(Err(e)),
                 }
             });
             plans.chain(last_error)
         })
+    }
+
+    /// Plans for `problem` from both lists of the heuristics, built lazily, in turn by engine: first the best configuration of each engine,
+    /// then the second of each, and so on. The first 8 to 20 configurations of a list are often of one engine.
+    pub(super) fn plans_in_turn<'a>(
+        &'a self,
+        problem: &'a ConvProblem,
+        graph: &'a Descriptor,
+    ) -> impl Iterator<Item = Result<ExecutionPlan, LibraryError>> + 'a {
+        let mut by_engine: Vec<(i64, Vec<Descriptor>)> = Vec::new();
+        let mut errors = Vec::new();
+        for search in ALL_CONFIGURATIONS {
+            for configuration in self.configurations(graph, search).unwrap_or_else(|e| {
+                errors.push(e);
+                Vec::new()
+            }) {
+                match self.allowed_engine(&configuration, problem) {
+                    Ok(Some(engine)) => match by_engine.iter_mut().find(|(other, _)| *other == engine) {
+                        Some((_, all)) => all.push(configuration),
+                        None => by_engine.push((engine, vec![configuration])),
+                    },
+                    Ok(None) => {}
+                    Err(e) => errors.push(e),
+                }
+            }
+        }
+        let configurations = in_turn(by_engine.into_iter().map(|(_, all)| all).collect());
+        configurations.map(|configuration| self.build(&configuration)).chain(errors.into_iter().map(Err))
     }
 
     /// Queries the heuristics. The list can be shorter than the count that cuDNN reports, or empty.
@@ -164,9 +193,13 @@ impl ConvPlanner {
         Ok(found)
     }
 
-    /// True if a configuration's engine is allowed. Inputs must not be converted to a lower precision, and sums must be in f32; a
-    /// deterministic problem excludes nondeterministic engines; strict f32 excludes tensor cores, which would use TF32.
-    fn is_allowed(&self, configuration: &Descriptor, problem: &ConvProblem) -> Result<bool, LibraryError> {
+    /// Global index of a configuration's engine; `None` if it is not allowed. Inputs must not be converted to a lower precision, and sums
+    /// must be in f32; a deterministic problem excludes nondeterministic engines; strict f32 excludes tensor cores, which would use TF32.
+    fn allowed_engine(
+        &self,
+        configuration: &Descriptor,
+        problem: &ConvProblem,
+    ) -> Result<Option<i64>, LibraryError> {
         let ConvEngineOptions { tf32, deterministic, .. } = problem.options;
         let forbidden = [
             (true, Numerical::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS),
@@ -179,7 +212,12 @@ impl ConvPlanner {
         let mut notes = [NumericalNote::default(); 32];
         let count = engine.get(AttributeName::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, &mut notes)?;
         let notes = &notes[..count.min(notes.len())];
-        Ok(!forbidden.iter().any(|&(rule, note)| rule && notes.contains(&NumericalNote(note as u32))))
+        if forbidden.iter().any(|&(rule, note)| rule && notes.contains(&NumericalNote(note as u32))) {
+            return Ok(None);
+        }
+        let mut index = [0i64];
+        engine.get(AttributeName::CUDNN_ATTR_ENGINE_GLOBAL_INDEX, &mut index)?;
+        Ok(Some(index[0]))
     }
 
     fn build(&self, configuration: &Descriptor) -> Result<ExecutionPlan, LibraryError> {
@@ -219,5 +257,31 @@ impl ExecutionPlan {
         let count = self.descriptor.get(name, &mut bytes)?;
         bytes.truncate(count);
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// The first value of each list, then the second of each, and so on.
+fn in_turn<T>(lists: Vec<Vec<T>>) -> impl Iterator<Item = T> {
+    let mut lists: VecDeque<_> = lists.into_iter().map(Vec::into_iter).collect();
+    std::iter::from_fn(move || {
+        while let Some(mut list) = lists.pop_front() {
+            if let Some(value) = list.next() {
+                lists.push_back(list);
+                return Some(value);
+            }
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_are_taken_in_turn_by_engine() {
+        let lists = vec![vec!["2a", "2b", "2c", "2d"], vec!["3a"], vec!["1a", "1b"]];
+        assert_eq!(in_turn(lists).collect::<Vec<_>>(), ["2a", "3a", "1a", "2b", "1b", "2c", "2d"]);
+        assert_eq!(in_turn::<i32>(vec![]).next(), None);
     }
 }

@@ -54,9 +54,12 @@ pub struct ConvEngineOptions {
 /// Choice between the allowed engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum ConvPlanChoice {
-    /// cuDNN's heuristics: the first configuration that builds and runs.
+    /// cuDNN's heuristics: the first configuration that builds and runs. A fusion is timed once against separate operations, and not used
+    /// where it is slower.
     #[default]
     Heuristic,
+    /// The choice that timing has made so far, or that was restored; the heuristics for other problems. Nothing is timed.
+    Stored,
     /// The fastest, timed at the first use of a problem, as with PyTorch's `cudnn.benchmark`. A fusion is also timed against separate
     /// operations, and not used where it is slower.
     Benchmark(ConvBenchmark),

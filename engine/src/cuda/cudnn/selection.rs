@@ -1,7 +1,7 @@
 //! Selection of a problem's plan by running candidates: the first that runs, the fastest, or a stored one.
 use super::api::{driver_error, is_fault, unsupported};
 use super::conv::ChannelSums;
-use super::planner::{ALL_CONFIGURATIONS, ConvPlanner, ExecutionPlan, FIRST_THEN_ALL};
+use super::planner::{ConvPlanner, ExecutionPlan, FIRST_THEN_ALL};
 use super::problem::ConvProblem;
 use super::timing::EventTimer;
 use crate::cuda::library::LibraryError;
@@ -28,6 +28,13 @@ pub(super) enum SelectionError {
     Fault(LibraryError),
 }
 
+impl SelectionError {
+    pub(super) fn into_error(self) -> LibraryError {
+        let (SelectionError::NoPlan(error) | SelectionError::Fault(error)) = self;
+        error
+    }
+}
+
 impl PlanSelection<'_> {
     /// The first plan of cuDNN's heuristics that builds and runs.
     pub(super) fn first_that_runs(mut self) -> Result<ExecutionPlan, SelectionError> {
@@ -43,7 +50,7 @@ impl PlanSelection<'_> {
         Err(SelectionError::NoPlan(last_error))
     }
 
-    /// The fastest of the first `candidates` plans that need at most `workspace` bytes, with its JSON representation.
+    /// The fastest of `candidates` plans, taken in turn by engine, that need at most `workspace` bytes, with its JSON representation.
     pub(super) fn fastest(
         mut self,
         candidates: usize,
@@ -54,19 +61,19 @@ impl PlanSelection<'_> {
         let graph = planner.describe(self.problem).map_err(SelectionError::NoPlan)?;
         let mut best: Option<(f32, (ExecutionPlan, String))> = None;
         let mut last_error = unsupported(self.problem);
-        let small = planner.plans(self.problem, &graph, &ALL_CONFIGURATIONS).filter(|plan| match plan {
+        let small = planner.plans_in_turn(self.problem, &graph).filter(|plan| match plan {
             Ok(plan) => plan.workspace <= workspace,
             Err(_) => true,
         });
         for plan in small.take(candidates.max(1)) {
             let storable = self.try_out(plan)?.and_then(|plan| plan.json().map(|json| (plan, json)));
             match storable {
-                Ok((plan, json)) => match timer.best_time(|| (self.run)(&plan)) {
+                Ok((plan, json)) => match timer.median_time(|| (self.run)(&plan)) {
                     Ok(time) if best.as_ref().is_none_or(|best| time < best.0) => {
                         best = Some((time, (plan, json)));
                     }
                     Ok(_) => {}
-                    Err(e) => last_error = self.skipped(e)?,
+                    Err(e) => last_error = skipped(self.stream, e)?,
                 },
                 Err(e) => last_error = e,
             }
@@ -88,31 +95,18 @@ impl PlanSelection<'_> {
     ) -> Result<Result<ExecutionPlan, LibraryError>, SelectionError> {
         let mut plan = match plan {
             Ok(plan) => plan,
-            Err(e) => return self.skipped(e).map(Err),
+            Err(e) => return skipped(self.stream, e).map(Err),
         };
         if let Some(sums) = self.sums {
             fill_sums(self.stream, sums, NAN_BYTE).map_err(SelectionError::Fault)?;
         }
         if let Err(e) = (self.run)(&plan) {
-            return self.skipped(e).map(Err);
+            return skipped(self.stream, e).map(Err);
         }
         if let Some(sums) = self.sums {
             plan.accumulates_sums = self.has_nan(sums).map_err(SelectionError::Fault)?;
         }
         Ok(Ok(plan))
-    }
-
-    /// Returns the error of a skipped candidate if the device has no error, after waiting for the stream. Some engines fail at execution
-    /// (status 5xxx) for tensors that they do not support.
-    fn skipped(&self, error: LibraryError) -> Result<LibraryError, SelectionError> {
-        if is_fault(&error) {
-            return Err(SelectionError::Fault(error));
-        }
-        // SAFETY: the stream is alive.
-        match unsafe { result::stream::synchronize(self.stream) } {
-            Ok(()) => Ok(error),
-            Err(fault) => Err(SelectionError::Fault(driver_error("running a plan", fault))),
-        }
     }
 
     /// Waits for the stream and returns true if a sum is NaN.
@@ -130,6 +124,19 @@ impl PlanSelection<'_> {
             found |= values.iter().any(|v| v.is_nan());
         }
         Ok(found)
+    }
+}
+
+/// Returns the error of a skipped candidate if the device has no error, after waiting for the stream. Some engines fail at execution
+/// (status 5xxx) for tensors that they do not support.
+pub(super) fn skipped(stream: CUstream, error: LibraryError) -> Result<LibraryError, SelectionError> {
+    if is_fault(&error) {
+        return Err(SelectionError::Fault(error));
+    }
+    // SAFETY: the stream is alive.
+    match unsafe { result::stream::synchronize(stream) } {
+        Ok(()) => Ok(error),
+        Err(fault) => Err(SelectionError::Fault(driver_error("running a plan", fault))),
     }
 }
 

@@ -4,8 +4,13 @@ use crate::cuda::library::LibraryError;
 use crate::cuda::timing_event::TimingEvent;
 use cudarc::driver::sys::CUstream;
 
-/// Timed runs of a candidate, of which the shortest counts.
-const RUNS: usize = 3;
+/// Timings of a candidate, of which the median counts.
+const TIMINGS: usize = 3;
+/// Least time of the runs that a timing covers, in milliseconds. The device waits for the host at the first of them, which takes 10 to 20
+/// us.
+const LEAST_TIME: f32 = 0.2;
+/// Maximum number of runs that a timing covers.
+const MAX_RUNS: usize = 256;
 
 /// Timer with two CUDA events on a stream.
 pub(super) struct EventTimer {
@@ -21,28 +26,81 @@ impl EventTimer {
         Ok(EventTimer { stream, start: event()?, end: event()? })
     }
 
-    /// Shortest time of several runs of `work`, in milliseconds, after one that is not timed.
-    pub(super) fn best_time(
+    /// Time of one run of `work` in milliseconds, after one that is not timed: the median of three timings, each of which covers as many
+    /// queued runs as take 200 us.
+    pub(super) fn median_time(
         &self,
         mut work: impl FnMut() -> Result<(), LibraryError>,
     ) -> Result<f32, LibraryError> {
         work()?;
-        let mut best = f32::INFINITY;
-        for _ in 0..RUNS {
-            best = best.min(self.time(&mut work)?);
+        let mut runs = 1;
+        let mut times = vec![self.time(runs, &mut work)?];
+        while times[0] < LEAST_TIME && runs < MAX_RUNS {
+            let needed = (runs as f32 * LEAST_TIME / times[0].max(1e-3)).ceil() as usize;
+            runs = needed.max(runs + 1).min(MAX_RUNS);
+            times[0] = self.time(runs, &mut work)?;
         }
-        Ok(best)
+        while times.len() < TIMINGS {
+            times.push(self.time(runs, &mut work)?);
+        }
+        times.sort_by(f32::total_cmp);
+        Ok(times[TIMINGS / 2] / runs as f32)
     }
 
-    /// Queues `work`, waits for it, and returns its time in milliseconds.
-    fn time(&self, work: impl FnOnce() -> Result<(), LibraryError>) -> Result<f32, LibraryError> {
+    /// Queues `work` several times, waits for it, and returns the time of all runs in milliseconds.
+    fn time(
+        &self,
+        runs: usize,
+        mut work: impl FnMut() -> Result<(), LibraryError>,
+    ) -> Result<f32, LibraryError> {
         let record = |event: &TimingEvent| {
             // SAFETY: the stream is that of the cuDNN handle.
             unsafe { event.record(self.stream) }.map_err(|e| driver_error("recording an event", e))
         };
         record(&self.start)?;
-        work()?;
+        (0..runs).try_for_each(|_| work())?;
         record(&self.end)?;
         self.end.milliseconds_since(&self.start).map_err(|e| driver_error("timing", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::cuda::Gpu;
+
+    /// Time by the timer, and number of runs, of work that queues as many memsets as `operations` returns for each run. A memset takes 10
+    /// us of emulated time.
+    fn timed(mut operations: impl FnMut(usize) -> usize) -> (f32, usize) {
+        fornax_kernels::emulator::load(&Default::default()).expect("g++ is installed");
+        let gpu = Gpu::get(0).expect("an emulated device");
+        let _access = gpu.bind().expect("binds");
+        let buffer = gpu.empty(16, DType::F32).expect("memory");
+        let mut runs = 0;
+        let time = EventTimer::new(gpu.stream()).expect("events").median_time(|| {
+            runs += 1;
+            (0..operations(runs)).for_each(|_| gpu.zero(buffer.slice(0, 16, DType::F32)).expect("queues"));
+            Ok(())
+        });
+        (time.expect("times"), runs)
+    }
+
+    #[test]
+    fn timing_of_short_work_covers_200_microseconds() {
+        let (time, runs) = timed(|_| 1);
+        // One run that is not timed, one for the estimate, and three timings of 200 us.
+        assert!((55..=70).contains(&runs), "{runs} runs");
+        assert!((0.009..0.012).contains(&time), "{time} ms");
+    }
+
+    #[test]
+    fn median_of_three_timings_counts() {
+        // Runs 2 to 4 are timed; the last one is disturbed.
+        let (time, runs) = timed(|run| if run == 4 { 500 } else { 30 });
+        assert_eq!(runs, 4);
+        assert!((0.29..0.33).contains(&time), "{time} ms");
+        let (time, _) = timed(|run| if run == 3 { 21 } else { 30 });
+        assert!((0.29..0.33).contains(&time), "{time} ms: not the shortest");
     }
 }

@@ -8,6 +8,7 @@ mod alignment;
 mod convolutions;
 mod copies;
 mod elementwise;
+mod launches;
 mod losses;
 mod norms;
 mod pools;
