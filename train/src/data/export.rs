@@ -6,6 +6,7 @@ use super::natural;
 use super::open::DatasetSplits;
 use crate::{Error, Result};
 use clap::ValueEnum;
+use png::Compression;
 use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -92,7 +93,7 @@ fn write_split(source: &Source, split: &str, format: ExportFormat, folder: &Path
     }
     let digits = dataset.len().to_string().len();
     let members = (0..dataset.len()).map(|index| {
-        let png = png_bytes(&source.image(index)?);
+        let png = png_bytes(&source.image(index)?, Compression::Balanced);
         Ok((format!("{}/{index:0digits$}.png", names[dataset.target(index) as usize]), png))
     });
     match format {
@@ -183,12 +184,13 @@ fn folder_names(classes: &[String]) -> Vec<String> {
 }
 
 /// A grey or RGB image as PNG.
-pub fn png_bytes(image: &Image) -> Vec<u8> {
+pub fn png_bytes(image: &Image, compression: Compression) -> Vec<u8> {
     let [h, w, c] = image.size;
     let mut bytes = vec![];
     let mut encoder = png::Encoder::new(&mut bytes, w as u32, h as u32);
     encoder.set_color(if c == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
     encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(compression);
     let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&image.pixels));
     written.expect("memory accepts every valid image");
     bytes

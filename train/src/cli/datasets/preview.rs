@@ -13,6 +13,7 @@ use crate::text::first_names;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_engine::Device;
+use png::Compression;
 use std::path::PathBuf;
 
 /// Arguments of `fornax datasets preview`: the recipe of `fornax train`, and the mosaic.
@@ -56,7 +57,7 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
     }
     output_file::write(
         &args.output,
-        &png_bytes(&full_size_grid(&samples, args.columns as usize, &data.splits.classes)),
+        &png_bytes(&full_size_grid(&samples, args.columns as usize, &data.splits.classes), Compression::Fast),
     )?;
     print(&format!("{} in {}\n", count(samples.len() as u64, "image"), args.output.display()))
 }

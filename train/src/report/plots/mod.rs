@@ -19,6 +19,7 @@ use confusion_matrix::{ConfusionMatrix, MAX_CLASSES};
 use line_chart::{LineChart, Series};
 use lr_range_chart::LrRangeChart;
 use plotters::style::RGBColor;
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
 const BLUE: RGBColor = RGBColor(31, 111, 203);
@@ -64,7 +65,7 @@ impl PlotWriter {
         // With an EMA its weights are evaluated for the epoch's metrics.
         let name = |text: &str| if has_ema { format!("{text} (EMA)") } else { text.to_string() };
         let only_with_ema = |series: [Series; 1]| if has_ema { series.into() } else { vec![] };
-        let mut losses = LineChart {
+        let mut loss = LineChart {
             title: "Loss",
             x_label: "epoch",
             y_label: "mean loss",
@@ -73,7 +74,7 @@ impl PlotWriter {
                 Series::new(name("validation: cross entropy"), BLUE, by_epoch(|r| r.eval_loss)),
             ],
         };
-        losses.series.extend(only_with_ema([Series::new(
+        loss.series.extend(only_with_ema([Series::new(
             "validation (model)",
             GREEN,
             of_model(|r| r.model_eval_loss),
@@ -92,16 +93,17 @@ impl PlotWriter {
             GREEN,
             of_model(|r| r.model_eval_top1),
         )]));
-        self.write("loss", &Figure::render(&losses))?;
-        self.write("accuracy", &Figure::render(&accuracy))?;
-        self.write("learning_rate", &lr_figure(lr_history(state, &self.schedule, self.updates_per_epoch)))
+        let learning_rate = lr_chart(lr_history(state, &self.schedule, self.updates_per_epoch));
+        let charts = [("loss", loss), ("accuracy", accuracy), ("learning_rate", learning_rate)];
+        charts.par_iter().try_for_each(|(name, chart)| self.write(name, &Figure::render(chart)))
     }
 
     fn write_all(&mut self, state: &TrainerState) -> Result<()> {
         let (mut limit, pending) = (self.limit, self.pending.take());
         let written = limit.measure(|| {
-            self.write_curves(state)?;
-            pending.as_ref().map_or(Ok(()), |counts| self.write_confusion(counts))
+            let confusion = || pending.as_ref().map_or(Ok(()), |counts| self.write_confusion(counts));
+            let (curves, confusion) = rayon::join(|| self.write_curves(state), confusion);
+            curves.and(confusion)
         });
         self.limit = limit;
         written
@@ -147,13 +149,17 @@ impl Callback for PlotWriter {
 
 /// A chart of the learning rate by update.
 pub fn lr_figure(points: Vec<(f64, f64)>) -> Figure {
-    let series = vec![Series::new("learning rate", BLUE, points)];
-    Figure::render(&LineChart { title: "Learning rate", x_label: "update", y_label: "learning rate", series })
+    Figure::render(&lr_chart(points))
 }
 
 /// A chart of a learning-rate range test.
 pub fn lr_range_figure(curve: &LrCurve) -> Figure {
     Figure::render(&LrRangeChart(curve))
+}
+
+fn lr_chart(points: Vec<(f64, f64)>) -> LineChart<'static> {
+    let series = vec![Series::new("learning rate", BLUE, points)];
+    LineChart { title: "Learning rate", x_label: "update", y_label: "learning rate", series }
 }
 
 /// The learning rate at updates spread over the run so far.

@@ -15,6 +15,7 @@ use crate::data::Image;
 use crate::data::export::png_bytes;
 use crate::loader::{BatchPreparation, Loader};
 use crate::trainer::Evaluation;
+use png::Compression;
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,52 +69,23 @@ impl SampleWriter {
     fn write(&self, name: &str, images: &[CaptionedImage], columns: usize) -> Result<()> {
         let grid = image_grid(images, columns, &self.classes);
         let path = self.folder.join(name);
-        replace(&path, &png_bytes(&grid.mosaic))?;
+        replace(&path, &png_bytes(&grid.mosaic, Compression::Fast))?;
         replace(&path.with_extension("json"), tiles_json(&grid, images).as_bytes())
     }
 
-    /// Writes validation images, evenly spaced over the dataset, with label and prediction.
-    fn write_validation(&self, evaluation: &Evaluation) -> Result<()> {
-        let len = evaluation.predictions.len();
-        let count = IMAGES.min(len);
-        let indices: Vec<usize> = (0..count).map(|i| i * len / count).collect();
-        self.write("validation.png", &self.predicted(&indices, evaluation, false)?, COLUMNS)
-    }
-
-    /// Writes the images with wrong predictions of the highest probabilities, and removes those of an earlier epoch.
-    fn write_mistakes(&self, evaluation: &Evaluation) -> Result<()> {
-        let Evaluation { targets, predictions, confidences, .. } = evaluation;
-        let mut wrong: Vec<usize> = (0..targets.len()).filter(|i| targets[*i] != predictions[*i]).collect();
-        wrong.sort_by(|a, b| confidences[*b].total_cmp(&confidences[*a]));
-        wrong.truncate(MISTAKES);
-        if wrong.is_empty() {
-            self.remove("mistakes.png");
+    fn write_mosaic(&self, mosaic: &Mosaic, evaluation: &Evaluation) -> Result<()> {
+        if mosaic.indices.is_empty() {
+            self.remove(&mosaic.name);
             return Ok(());
         }
-        self.write("mistakes.png", &self.predicted(&wrong, evaluation, true)?, MISTAKE_COLUMNS)
+        let images = self.predicted(&mosaic.indices, evaluation, mosaic.with_confidence)?;
+        self.write(&mosaic.name, &images, mosaic.columns)
     }
 
     /// Removes a mosaic of an earlier epoch, if there is one.
     fn remove(&self, name: &str) {
         let mosaic = self.folder.join(name);
         fs::remove_file(&mosaic).and_then(|()| fs::remove_file(mosaic.with_extension("json"))).ok();
-    }
-
-    /// Writes images of the most confused pairs, and removes those of an earlier epoch.
-    fn write_confused(&self, counts: &ConfusionCounts, evaluation: &Evaluation) -> Result<()> {
-        let pairs = counts.confused_pairs(CONFUSED_PAIRS);
-        for (i, pair) in pairs.iter().enumerate() {
-            let predictions = evaluation.targets.iter().zip(&evaluation.predictions);
-            let of_pair =
-                predictions.enumerate().filter(|(_, found)| *found == (&pair.target, &pair.predicted));
-            let indices: Vec<usize> = of_pair.map(|(index, _)| index).take(PAIR_IMAGES).collect();
-            self.write(&confused_name(i), &self.predicted(&indices, evaluation, false)?, PAIR_IMAGES)?;
-        }
-        for i in pairs.len()..CONFUSED_PAIRS {
-            // Absent unless an earlier epoch had more pairs.
-            self.remove(&confused_name(i));
-        }
-        Ok(())
     }
 
     /// Writes the images of the best epoch, unless they are written.
@@ -123,9 +95,8 @@ impl SampleWriter {
         let counts = ConfusionCounts::new(epoch, *top1, &self.classes, targets, predictions);
         let mut limit = self.limit;
         let written = limit.measure(|| {
-            self.write_validation(&evaluation)?;
-            self.write_mistakes(&evaluation)?;
-            self.write_confused(&counts, &evaluation)
+            let mosaics = mosaics(&counts, &evaluation);
+            mosaics.par_iter().try_for_each(|mosaic| self.write_mosaic(mosaic, &evaluation))
         });
         self.limit = limit;
         written
@@ -158,6 +129,47 @@ impl SampleWriter {
         };
         indices.par_iter().map(load).filter_map(Result::transpose).collect()
     }
+}
+
+/// Validation images of a mosaic.
+struct Mosaic {
+    name: String,
+    /// Positions in the evaluation.
+    indices: Vec<usize>,
+    columns: usize,
+    with_confidence: bool,
+}
+
+/// Mosaics of an evaluation; one without images is not written, and removed if an earlier epoch had it.
+fn mosaics(counts: &ConfusionCounts, evaluation: &Evaluation) -> Vec<Mosaic> {
+    let mut mosaics = vec![evenly_spaced(evaluation), mistakes(evaluation)];
+    let pairs = counts.confused_pairs(CONFUSED_PAIRS);
+    mosaics.extend((0..CONFUSED_PAIRS).map(|i| {
+        let indices = pairs.get(i).map_or(vec![], |pair| {
+            let predictions = evaluation.targets.iter().zip(&evaluation.predictions);
+            let of_pair = predictions.enumerate().filter(|(_, it)| *it == (&pair.target, &pair.predicted));
+            of_pair.map(|(index, _)| index).take(PAIR_IMAGES).collect()
+        });
+        Mosaic { name: confused_name(i), indices, columns: PAIR_IMAGES, with_confidence: false }
+    }));
+    mosaics
+}
+
+/// Validation images, evenly spaced over the dataset.
+fn evenly_spaced(evaluation: &Evaluation) -> Mosaic {
+    let len = evaluation.predictions.len();
+    let count = IMAGES.min(len);
+    let indices = (0..count).map(|i| i * len / count).collect();
+    Mosaic { name: "validation.png".into(), indices, columns: COLUMNS, with_confidence: false }
+}
+
+/// The images with wrong predictions of the highest probabilities.
+fn mistakes(evaluation: &Evaluation) -> Mosaic {
+    let Evaluation { targets, predictions, confidences, .. } = evaluation;
+    let mut indices: Vec<usize> = (0..targets.len()).filter(|i| targets[*i] != predictions[*i]).collect();
+    indices.sort_by(|a, b| confidences[*b].total_cmp(&confidences[*a]));
+    indices.truncate(MISTAKES);
+    Mosaic { name: "mistakes.png".into(), indices, columns: MISTAKE_COLUMNS, with_confidence: true }
 }
 
 /// File of the images of a confused pair, counted from 0.
