@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-pub(super) const HUGE_PAGE: usize = 2 << 20;
-pub(super) const ALIGN: usize = 64;
+const HUGE_PAGE: usize = 2 << 20;
+const ALIGN: usize = 64;
 /// Size from which [`CpuBuffer::untouched`] maps pages.
 const SMALLEST_MAPPING: usize = 256 << 10;
 
@@ -197,40 +197,6 @@ fn system_alloc(class: usize) -> Option<MemoryBlock> {
         unsafe { libc::madvise(p.as_ptr().cast(), class, libc::MADV_HUGEPAGE) };
     }
     Some(MemoryBlock(p))
-}
-
-/// Owned memory of the system, aligned to [`ALIGN`] bytes, on huge pages if its size is a multiple of [`HUGE_PAGE`].
-pub(super) struct SystemBlock {
-    block: MemoryBlock,
-    bytes: usize,
-}
-
-impl SystemBlock {
-    /// Allocates zeros, or returns `None` if the system has no memory. `bytes` is not zero.
-    pub(super) fn zeroed(bytes: usize) -> Option<SystemBlock> {
-        let block = system_alloc(bytes)?;
-        // SAFETY: the block has `bytes` bytes and is ours alone.
-        unsafe { block.0.as_ptr().write_bytes(0, bytes) };
-        Some(SystemBlock { block, bytes })
-    }
-
-    /// Number of bytes.
-    pub(super) fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// The bytes.
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the block has `bytes` initialised bytes, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.block.0.as_ptr(), self.bytes) }
-    }
-}
-
-impl Drop for SystemBlock {
-    fn drop(&mut self) {
-        // SAFETY: the block came from `alloc` with this layout and nothing refers to it.
-        unsafe { dealloc(self.block.0.as_ptr(), layout(self.bytes)) };
-    }
 }
 
 #[cfg(test)]

@@ -2,43 +2,45 @@
 //!
 //! A fresh allocation of this size costs more in page faults than the kernel that uses it, and a reused one is warm in cache. Buffers
 //! are 64-byte aligned, for aligned stores of whole registers and cache lines.
-use super::memory::{ALIGN, HUGE_PAGE, SystemBlock};
 use std::cell::RefCell;
 
-/// Size from which a buffer consists of whole huge pages. A kernel writes to dozens of planes of a buffer at once, and the pages of all of
-/// them must be in the TLB.
-const MIN_HUGE: usize = 128 << 10;
+/// One cache line: the unit of allocation, which determines the alignment.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: plain bytes without padding or invalid bit patterns.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
 
 thread_local! {
-    static POOL: RefCell<Vec<SystemBlock>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `f` with a buffer of `len` elements with arbitrary content, aligned to 64 bytes, from this thread's pool.
 ///
 /// Calls may nest; each gets its own buffer. The pool keeps its buffers until the thread ends.
-///
-/// # Panics
-/// If the system has no memory.
 pub fn with<T: bytemuck::Pod, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let bytes = len * size_of::<T>();
-    let mut buffer = take(bytes);
-    let result = f(bytemuck::cast_slice_mut(&mut buffer.as_mut_slice()[..bytes]));
+    let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+    let mut buffer = take(lines);
+    let all: &mut [T] = bytemuck::cast_slice_mut(&mut buffer);
+    let result = f(&mut all[..len]);
     POOL.with_borrow_mut(|pool| pool.push(buffer));
     result
 }
 
-/// Smallest free buffer of at least `bytes` bytes. If there is none, a new one replaces the largest free buffer.
-fn take(bytes: usize) -> SystemBlock {
+/// Smallest free buffer of at least `lines` lines. If there is none, a new one replaces the largest free buffer.
+fn take(lines: usize) -> Vec<Line> {
     POOL.with_borrow_mut(|pool| {
-        let fitting = (0..pool.len()).filter(|&i| pool[i].len() >= bytes).min_by_key(|&i| pool[i].len());
+        let fitting = (0..pool.len()).filter(|&i| pool[i].len() >= lines).min_by_key(|&i| pool[i].len());
         if let Some(i) = fitting {
             return pool.swap_remove(i);
         }
         if let Some(i) = (0..pool.len()).max_by_key(|&i| pool[i].len()) {
             drop(pool.swap_remove(i));
         }
-        let unit = if bytes >= MIN_HUGE { HUGE_PAGE } else { ALIGN };
-        SystemBlock::zeroed(bytes.max(1).next_multiple_of(unit)).expect("the system has memory for scratch")
+        vec![bytemuck::Zeroable::zeroed(); lines]
     })
 }
 

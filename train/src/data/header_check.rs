@@ -169,10 +169,7 @@ mod tests {
 
     /// 300 small PNG files, three of them damaged.
     fn dataset(folder: &std::path::Path) -> FileDataset {
-        let good = crate::data::export::png_bytes(
-            &Image { size: [2, 3, 3], pixels: vec![9; 18] },
-            png::Compression::Fast,
-        );
+        let good = crate::data::export::png_bytes(&Image { size: [2, 3, 3], pixels: vec![9; 18] });
         let mut paths = crate::data::paths::PathList::default();
         for index in 0..300 {
             let name = format!("{index}.png");

@@ -3,7 +3,7 @@
 use super::SharedPtr;
 use super::panel::Panels;
 use super::plan::{ConvPlan, Phase, TapPosition, append};
-use super::prefetch::Prefetch;
+use super::prefetch::{Prefetch, PrefetchCursor};
 use super::prologue::Prologue;
 use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use crate::cpu::scratch;
@@ -216,6 +216,7 @@ fn run_band<T: TileOutput>(
                 let (start, m) = (segment.pixels.start, segment.pixels.len());
                 let tiles = m.div_ceil(most);
                 for t in 0..tiles {
+                    ahead.advance();
                     let tile = &pixels[start + t * m / tiles..start + (t + 1) * m / tiles];
                     for (j, pixel) in tile.iter().enumerate() {
                         from[j] = x.wrapping_add(pixel.source as usize);
@@ -226,7 +227,7 @@ fn run_band<T: TileOutput>(
                     unsafe {
                         let (from, to) = (from.as_ptr(), to.as_ptr());
                         let taps = &taps[segment.taps.clone()];
-                        let ahead = ahead.cursor(taps.iter().map(|tap| tap.len).sum());
+                        let none = PrefetchCursor::none(panel);
                         let level = job.panels.level;
                         tile::run(
                             level,
@@ -238,7 +239,7 @@ fn run_band<T: TileOutput>(
                             bias,
                             to,
                             store,
-                            ahead,
+                            none,
                         );
                     }
                 }

@@ -4,7 +4,7 @@ use crate::cli::output_file;
 use crate::cli::train::RecipeArgs;
 use crate::config::Config;
 use crate::data::BadImagePolicy;
-use crate::data::export::png_bytes;
+use crate::data::export::fast_png_bytes;
 use crate::error::ErrorKind;
 use crate::experiment::build::{self, RunData};
 use crate::message::{count, is_or_are};
@@ -13,7 +13,6 @@ use crate::text::first_names;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fornax_engine::Device;
-use png::Compression;
 use std::path::PathBuf;
 
 /// Arguments of `fornax datasets preview`: the recipe of `fornax train`, and the mosaic.
@@ -57,7 +56,7 @@ pub fn execute(args: &PreviewArgs) -> Result<()> {
     }
     output_file::write(
         &args.output,
-        &png_bytes(&full_size_grid(&samples, args.columns as usize, &data.splits.classes), Compression::Fast),
+        &fast_png_bytes(&full_size_grid(&samples, args.columns as usize, &data.splits.classes)),
     )?;
     print(&format!("{} in {}\n", count(samples.len() as u64, "image"), args.output.display()))
 }

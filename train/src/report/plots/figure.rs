@@ -1,13 +1,12 @@
 //! Rendering a drawing as SVG and PNG.
 use crate::data::Image;
-use crate::data::export::png_bytes;
+use crate::data::export::fast_png_bytes;
 use crate::data::resize::{ResizeFilter, resize};
 use ab_glyph::{Font, FontRef};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, TextStyle, register_font};
-use png::Compression;
 use std::sync::{LazyLock, Once};
 
 /// Text and axes.
@@ -139,7 +138,7 @@ fn png(drawing: &impl Drawing) -> Vec<u8> {
     let large = Image { size: [large_height as usize, large_width as usize, 3], pixels };
     let (width, height) = (drawing.size().0 * PNG_SCALE, drawing.size().1 * PNG_SCALE);
     let image = resize(&large, [height as usize, width as usize], ResizeFilter::Box);
-    png_bytes(&image, Compression::Fast)
+    fast_png_bytes(&image)
 }
 
 fn draw<DB: DrawingBackend>(drawing: &impl Drawing, root: &DrawingArea<DB, Shift>) {

@@ -12,10 +12,9 @@ use super::files::{RateLimit, replace};
 use crate::Result;
 use crate::callbacks::{BatchBegin, Callback, EpochEnd, TrainEnd};
 use crate::data::Image;
-use crate::data::export::png_bytes;
+use crate::data::export::fast_png_bytes;
 use crate::loader::{BatchPreparation, Loader};
 use crate::trainer::Evaluation;
-use png::Compression;
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +68,7 @@ impl SampleWriter {
     fn write(&self, name: &str, images: &[CaptionedImage], columns: usize) -> Result<()> {
         let grid = image_grid(images, columns, &self.classes);
         let path = self.folder.join(name);
-        replace(&path, &png_bytes(&grid.mosaic, Compression::Fast))?;
+        replace(&path, &fast_png_bytes(&grid.mosaic))?;
         replace(&path.with_extension("json"), tiles_json(&grid, images).as_bytes())
     }
 

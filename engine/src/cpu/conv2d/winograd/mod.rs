@@ -38,15 +38,15 @@ const CHANNEL_UNIT: usize = 16;
 /// Smallest side of a map.
 const MIN_SIDE: usize = 4;
 /// Tiles per block where the weights are transformed before.
-const BLOCK_TILES: usize = 16;
+const BLOCK_TILES: usize = 28;
 /// Columns that are multiplied before their results are transformed.
 const BLOCK_COLUMNS: usize = 64;
-/// Most weights that are transformed before: 36 planes of them fit into the last-level cache.
-const MAX_BLOCK_WEIGHTS: usize = 256 * 256;
+/// Most weights that are transformed before: 36 planes of them take 4.7 MB, and every block reads them from the last-level cache.
+const MAX_BLOCK_WEIGHTS: usize = 1 << 15;
 /// Fewest blocks that occupy the threads.
 const MIN_BLOCKS: usize = 8;
 /// Tiles per round where tasks transform the weights.
-const ROUND_TILES: usize = 128;
+const ROUND_TILES: usize = 256;
 /// Elements between planes, so they do not compete for the same sets of the L1 cache.
 const PLANE_PADDING: usize = 16;
 /// Most products of a transformed output that are added one after the other: the rounding error of a longer sum grows with its length, and
