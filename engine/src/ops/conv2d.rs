@@ -98,7 +98,7 @@ impl Tensor {
         s: ConvShape,
     ) -> Result<Tensor> {
         let input = self.recomputable();
-        let norm = self.normalization::<T>().filter(|norm| half::forward_supports::<T>(&s, norm.activation));
+        let norm = self.normalization::<T>().filter(|_| half::supports_prologue::<T>(&s));
         let y = {
             let x = norm.as_ref().map_or(self, |norm| &norm.x).read::<T>()?;
             let w = weight.read::<T>()?;

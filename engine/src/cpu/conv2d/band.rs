@@ -3,7 +3,7 @@
 use super::SharedPtr;
 use super::panel::Panels;
 use super::plan::{ConvPlan, Phase, TapPosition, append};
-use super::prefetch::{Prefetch, PrefetchCursor};
+use super::prefetch::Prefetch;
 use super::prologue::Prologue;
 use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use crate::cpu::scratch;
@@ -227,20 +227,8 @@ fn run_band<T: TileOutput>(
                     unsafe {
                         let (from, to) = (from.as_ptr(), to.as_ptr());
                         let taps = &taps[segment.taps.clone()];
-                        let none = PrefetchCursor::none(panel);
                         let level = job.panels.level;
-                        tile::run(
-                            level,
-                            tile.len(),
-                            block.registers,
-                            from,
-                            taps,
-                            panel,
-                            bias,
-                            to,
-                            store,
-                            none,
-                        );
+                        tile::run(level, tile.len(), block.registers, from, taps, panel, bias, to, store);
                     }
                 }
             }

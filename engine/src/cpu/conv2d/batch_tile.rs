@@ -2,7 +2,6 @@
 //! padding is skipped, which saves much of the work on planes of 4x4 or 7x7 pixels.
 use super::band::ConvJob;
 use super::plan::{ConvPlan, Phase, append};
-use super::prefetch::PrefetchCursor;
 use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use rayon::prelude::*;
 
@@ -32,7 +31,6 @@ pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
         let bias = job.bias_of(block.group, column);
         let store = TileStore::outputs(columns, job.stream);
         let most = job.panels.tile_rows(block);
-        let ahead = PrefetchCursor::none(panel);
         for GridPixel { target, taps } in &pixels {
             for m0 in (n0..n1).step_by(most) {
                 let m = most.min(n1 - m0);
@@ -46,18 +44,7 @@ pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
                 // SAFETY: the taps lie inside the image; each task owns its columns of its images.
                 unsafe {
                     let (from, to) = (from.as_ptr(), to.as_ptr());
-                    tile::run(
-                        job.panels.level,
-                        m,
-                        block.registers,
-                        from,
-                        taps,
-                        panel,
-                        bias,
-                        to,
-                        store,
-                        ahead,
-                    );
+                    tile::run(job.panels.level, m, block.registers, from, taps, panel, bias, to, store);
                 }
             }
         }

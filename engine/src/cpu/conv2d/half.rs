@@ -2,8 +2,7 @@
 //! uses the CPU's tiles or instructions for bf16 where it has them.
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, has_bf16, prologue, winograd};
-use crate::Activation;
+use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, has_bf16, winograd};
 use crate::conv_shape::ConvShape;
 use crate::cpu::cast::cast;
 use crate::cpu::parallel::for_each_piece;
@@ -30,11 +29,10 @@ impl HalfKernels {
         if is_bf16 && amx::supports(s) {
             return Some(HalfKernels::Tiles);
         }
-        match () {
-            () if winograd::supports(s) => Some(HalfKernels::Winograd),
-            () if is_bf16 && bf16_pairs::supports(s) => Some(HalfKernels::Bf16Pairs),
-            () => None,
+        if winograd::supports(s) {
+            return Some(HalfKernels::Winograd);
         }
+        (is_bf16 && bf16_pairs::supports(s)).then_some(HalfKernels::Bf16Pairs)
     }
 
     /// # Panics
@@ -49,23 +47,13 @@ pub fn supports<T: Stored<Compute = f32>>(s: &ConvShape) -> bool {
     HalfKernels::of::<T>(s).is_some()
 }
 
-/// True if the forward pass of this shape applies a prologue.
-pub fn forward_supports<T: Stored<Compute = f32>>(s: &ConvShape, activation: Activation) -> bool {
+/// True if the forward pass and the weight gradient of this shape apply a prologue.
+pub fn supports_prologue<T: Stored<Compute = f32>>(s: &ConvShape) -> bool {
     match HalfKernels::of::<T>(s) {
-        Some(HalfKernels::Depthwise) => prologue::forward_supports(s, activation),
+        Some(HalfKernels::Depthwise) => true,
         #[cfg(target_arch = "x86_64")]
         Some(HalfKernels::Tiles) => true,
         // Winograd's transform would not round the normalized elements, as the pass that it replaces does.
-        Some(HalfKernels::Winograd | HalfKernels::Bf16Pairs) | None => false,
-    }
-}
-
-/// True if the weight gradient of this shape applies a prologue.
-pub fn weight_gradient_supports<T: Stored<Compute = f32>>(s: &ConvShape, activation: Activation) -> bool {
-    match HalfKernels::of::<T>(s) {
-        Some(HalfKernels::Depthwise) => prologue::weight_gradient_supports(s, activation),
-        #[cfg(target_arch = "x86_64")]
-        Some(HalfKernels::Tiles) => true,
         Some(HalfKernels::Winograd | HalfKernels::Bf16Pairs) | None => false,
     }
 }
@@ -79,7 +67,7 @@ pub fn bf16_instructions() -> Option<&'static str> {
     has_bf16().then_some("AVX-512 dot products")
 }
 
-/// [`super::forward`] in half precision, of an input with a prologue if [`forward_supports`] accepts it.
+/// [`super::forward`] in half precision, of an input with a prologue if [`supports_prologue`] accepts it.
 pub fn forward<T: Stored<Compute = f32>>(
     s: &ConvShape,
     x: ConvInput<T>,
@@ -121,7 +109,7 @@ pub fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: 
     }
 }
 
-/// [`super::weight_gradient`] in half precision, of an input with a prologue if [`weight_gradient_supports`] accepts it.
+/// [`super::weight_gradient`] in half precision, of an input with a prologue if [`supports_prologue`] accepts it.
 pub fn weight_gradient<T: Stored<Compute = f32>>(s: &ConvShape, x: ConvInput<T>, dy: &[T], dw: &mut [T]) {
     check(s, x.x.len(), dw.len(), dy.len());
     scratch::with(dw.len(), |sums: &mut [f32]| {

@@ -253,14 +253,35 @@ impl TileOutput for bf16 {
     }
 }
 
-/// Runs the tile of `m` pixels by `registers` registers, and prefetches along `ahead`, a step per channel of a tap. `m` is at most [`rows`] of
-/// the widest level.
+/// Runs the tile of `m` pixels by `registers` registers. `m` is at most [`rows`] of the widest level.
 ///
 /// # Safety
 /// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, and `bias` as many elements or is null. bf16 needs a
 /// CPU with AVX-512 BF16.
 #[inline]
 pub(super) unsafe fn run<T: TileOutput>(
+    level: Level,
+    m: usize,
+    registers: usize,
+    x: *const *const f32,
+    taps: &[Tap],
+    panel: *const f32,
+    bias: *const f32,
+    y: *const *mut T,
+    store: TileStore,
+) {
+    // SAFETY: the caller's obligation.
+    unsafe {
+        run_ahead(level, m, registers, x, taps, panel, bias, y, store, PrefetchCursor::none(panel));
+    }
+}
+
+/// [`run`] that prefetches along `ahead`, a step per channel of a tap.
+///
+/// # Safety
+/// The conditions of [`run`].
+#[inline]
+pub(super) unsafe fn run_ahead<T: TileOutput>(
     level: Level,
     m: usize,
     registers: usize,

@@ -97,7 +97,7 @@ impl Tensor {
             dispatch_half!(self.dtype(), T => {
                 let norm = self
                     .normalization::<T>()
-                    .filter(|norm| half::weight_gradient_supports::<T>(&s, norm.activation));
+                    .filter(|_| half::supports_prologue::<T>(&s));
                 let (x, dy) = (norm.as_ref().map_or(self, |norm| &norm.x).read::<T>()?, dy.read::<T>()?);
                 let x = norm.as_ref().map_or_else(|| ConvInput::plain(&x), |norm| norm.conv_input(&x));
                 Tensor::build(shape, |dw: &mut [T]| half::weight_gradient(&s, x, &dy, dw))?

@@ -378,7 +378,7 @@ impl<T: Stored<Compute = f32>> WinogradJob<'_, T> {
                 }
                 let (from, to, null) = (from.as_ptr(), to.as_ptr(), std::ptr::null());
                 let ahead = ahead.cursor(channels.len());
-                tile::run(self.level, count, weights.registers, from, &taps, u, null, to, store, ahead);
+                tile::run_ahead(self.level, count, weights.registers, from, &taps, u, null, to, store, ahead);
             }
         }
     }
