@@ -96,9 +96,14 @@ impl AugmentConfig {
         Ok(AugmentConfig { transform, mixup, erasing, tta })
     }
 
-    /// The training transform's options for an input.
+    /// The training transform's options for an input. As in timm's `train.py`, `--no-aug` resizes with the filter of the evaluation.
     pub fn transform(&self, input: &InputConfig) -> TransformOptions {
-        TransformOptions { size: input.size, mean: input.statistics.mean.clone(), ..self.transform.clone() }
+        let options = self.transform.clone();
+        let interpolation = match options.no_aug {
+            true => TrainInterpolation::Fixed(input.filter),
+            false => options.interpolation,
+        };
+        TransformOptions { size: input.size, mean: input.statistics.mean.clone(), interpolation, ..options }
     }
 
     /// True if images are mixed with others of their batch.
@@ -160,7 +165,7 @@ impl AugmentConfig {
             mixup_switch_prob: given.mixup_switch_prob,
             mixup_mode: given.mixup_mode,
             mixup_off_epoch: given.mixup_off_epoch,
-            train_interpolation: Some(transform.interpolation),
+            train_interpolation: augments.then_some(transform.interpolation),
             tta: given.tta,
             ..Settings::default()
         }

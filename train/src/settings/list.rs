@@ -351,7 +351,7 @@ settings! {
         /// Horizontal flip probability
         #[arg(value_name = "P")]
         hflip: f64 = "0.5; 0 for digits and MNIST" | "0.5", within PROBABILITY, needs AUGMENTATION, in short help;
-        /// No augmentation: only resize both sides to the input size; mixup and CutMix stay
+        /// No augmentation: only resize both sides to the input size, with --interpolation; mixup and CutMix stay
         no_aug: bool, in short help;
         /// Training crop: random resized crop (rrc), resize with nearly the aspect ratio and crop the centre (rkrc) or at random (rkrr), or resize to the input size and shift by up to --shift pixels (shift)
         #[arg(value_name = "MODE")]
@@ -424,7 +424,7 @@ settings! {
         /// Training resize: random (bilinear or bicubic per image) or a filter
         #[arg(value_name = "FILTER")]
         #[serde(with = "serde_text::parsed")]
-        train_interpolation: TrainInterpolation = "random";
+        train_interpolation: TrainInterpolation = "random", needs AUGMENTATION;
         /// Test-time augmentation: average the outputs of 2, 5 or 10 views of each validation image
         #[arg(value_name = "N")]
         tta: u32 = "0", in short help;

@@ -25,7 +25,13 @@ pub const CASES: &[Case] = &[
     changes("std", "photos", "--std 0.5", IMAGES),
     changes("crop_pct", "photos", "--crop-pct 0.5", &[ValidationBatches, InitialEvaluation]),
     changes("crop_mode", "photos", "--crop-mode squash", &[ValidationBatches, InitialEvaluation]),
-    changes("interpolation", "photos", "--interpolation nearest", &[ValidationBatches, InitialEvaluation]),
+    // Without augmentation, training images are resized as in the evaluation.
+    changes(
+        "interpolation",
+        "photos --no-aug",
+        "--interpolation nearest",
+        &[TrainingBatches, ValidationBatches, InitialEvaluation, FirstLoss, Weights],
+    ),
     changes("model_kwargs", "", "--model-kwargs act_layer=silu", FORWARD),
     changes("drop", "", "--drop 0.5", &[FirstLoss, Weights]),
     // Blocks start as the identity, see --model.
