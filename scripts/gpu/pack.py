@@ -1,20 +1,31 @@
-"""Builds the programs of the suite and packs them with golden data and scripts."""
+"""Builds the programs of the suite and packs them with compiled kernels, convolution plans, golden data and scripts."""
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import tarfile
 
+import caches
 import stages
 
 ARCHIVE = pathlib.Path("target/gpu-suite.tar.xz")
-# What is sent to a lent machine with the working tree has a limit.
-MAX_BYTES = 35 << 20
+# What is sent to a lent machine has a limit.
+MAX_BYTES = 60 << 20
+# Sources of generated kernels, which the smoke run records.
+SOURCES = pathlib.Path("target/gpu-suite-sources")
+# Caches that an earlier machine sent back.
+RETURNED = pathlib.Path("target/caches.tar.xz")
+LAUNCHES = stages.PROGRAMS / "launches.json"
+COUNTED_STEP = "step/resnet50/f16"
+CAPABILITIES = "8.0,9.0,10.0"
+DEVICES = ["scripts/cudnn/h200.json", "scripts/cudnn/a100.json"]
+# Seconds in which cuDNN builds plans; those of f16 come first.
+PLAN_SECONDS = 900
 BUILDS = [
-    ["-p", "fornax-tests", *(word for name in ["cases", "golden", "optimizers", "fused", "updates", "loss_scale", "prepare",
-                                               "nccl"]
+    ["-p", "fornax-tests", *(word for name in ["cases", "golden", "optimizers", "fused", "updates", "loss_scale", "prepare", "nccl"]
                              for word in ("--test", name))],
-    ["-p", "fornax-benches", "--bin", "gpu_rows"],
+    ["-p", "fornax-benches", "--bin", "gpu_rows", "--bin", "plan_candidates"],
     ["-p", "fornax", "--bin", "fornax"],
 ]
 
@@ -33,14 +44,50 @@ def build(programs=stages.PROGRAMS):
                 subprocess.run(["strip", program], check=True)
 
 
+def fill_cache():
+    """Compiles the kernels and plans the convolutions of the step with NVIDIA's libraries, without a GPU."""
+    cache = stages.PROGRAMS / "cache"
+    if RETURNED.exists():
+        with tarfile.open(RETURNED) as archive:
+            archive.extractall(cache, filter="data")
+    libraries = subprocess.run(["scripts/cudnn/libraries", ".venv/cudnn"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    libraries = os.pathsep.join(str(pathlib.Path(folder).resolve()) for folder in libraries.split(":"))
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache.resolve()), "LD_LIBRARY_PATH": libraries}
+    sources = ["--sources", SOURCES] if SOURCES.exists() else []
+    subprocess.run([stages.PROGRAMS / "fornax", "kernels", "build", "--arch", CAPABILITIES, *sources], check=True, env=environment)
+    subprocess.run([stages.PROGRAMS / "plan_candidates", str(PLAN_SECONDS), *DEVICES], check=True, env=environment)
+    caches.list_packed(cache)
+
+
+def count_launches():
+    """Stores the bytes that each launch of the step moves, counted by the emulated device."""
+    command = [stages.PROGRAMS / "gpu_rows", "emulated", "--counted-launches", COUNTED_STEP]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"bytes"')]
+    LAUNCHES.write_text(json.dumps([[line["kernel"], line["bytes"]] for line in lines]))
+
+
 def pack():
     build()
-    with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
+    fill_cache()
+    count_launches()
+    with tarfile.open(ARCHIVE, "w:xz", preset=6) as archive:
         for path in [stages.PROGRAMS, "tests/golden", "scripts/gpu-suite", "scripts/gpu"]:
             archive.add(path, filter=lambda entry: None if "__pycache__" in entry.name else entry)
+    describe()
     size = ARCHIVE.stat().st_size
     print(f"{ARCHIVE}: {size / (1 << 20):.1f} MiB; unpack it on the machine with the GPU and run scripts/gpu-suite STAGE OUT")
     if size > MAX_BYTES:
         print(f"the archive is larger than {MAX_BYTES >> 20} MiB: pack fewer programs")
         return 1
     return 0
+
+
+def describe():
+    """Prints what the archive contains, before compression."""
+    cache = stages.PROGRAMS / "cache" / "fornax"
+    parts = {"programs": [path for path in stages.PROGRAMS.iterdir() if path.is_file()]}
+    parts |= {f"cache, {folder.name}": list(folder.iterdir()) for folder in sorted(cache.iterdir())}
+    parts["golden data"] = list(pathlib.Path("tests/golden").iterdir())
+    for part, files in parts.items():
+        print(f"{part}: {len(files)} files, {sum(path.stat().st_size for path in files) / (1 << 20):.1f} MiB")
