@@ -45,8 +45,7 @@ fn stored_candidates_are_timed_and_damaged_ones_are_skipped() {
     }
     // SAFETY: no other thread of this process reads variables.
     unsafe { std::env::set_var("XDG_CACHE_HOME", own.path()) };
-    let devices_of =
-        Device::emulated(2).and_then(|first| Ok([first, Device::Cuda(1)])).expect("g++ is installed");
+    let devices_of = Device::emulated(2).map(|first| [first, Device::Cuda(1)]).expect("g++ is installed");
     let uncached = ConvBenchmark { disk_cache: false, ..ConvBenchmark::default() };
     let expected = convolve(&devices_of[0], uncached).expect("runs");
     assert_eq!(plan_counts().restored, 0);

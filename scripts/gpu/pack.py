@@ -12,7 +12,8 @@ import stages
 ARCHIVE = pathlib.Path("target/gpu-suite.tar.xz")
 # What is sent to a lent machine has a limit.
 MAX_BYTES = 60 << 20
-# Sources of generated kernels, which the smoke run records.
+# Sources of generated kernels, recorded from programs on the emulated device: program, words, and whether it runs whole sweeps.
+RECORDED = [("cases", ["fuse"], True), ("fused", [], False), ("optimizers", ["on_the_gpu"], False)]
 SOURCES = pathlib.Path("target/gpu-suite-sources")
 # Caches that an earlier machine sent back.
 RETURNED = pathlib.Path("target/caches.tar.xz")
@@ -44,6 +45,15 @@ def build(programs=stages.PROGRAMS):
                 subprocess.run(["strip", program], check=True)
 
 
+def record_sources():
+    """Stores the sources of the generated kernels that the test programs use."""
+    shutil.rmtree(SOURCES, ignore_errors=True)
+    for program, words, sweeps in RECORDED:
+        environment = {**os.environ, "FORNAX_KERNEL_SOURCES": str(SOURCES.resolve()), "FORNAX_TEST_DEVICES": "emulated"}
+        environment |= {"FORNAX_TEST_SWEEP": "full"} if sweeps else {}
+        subprocess.run([stages.PROGRAMS / program, *words], check=True, env=environment)
+
+
 def fill_cache():
     """Compiles the kernels and plans the convolutions of the step with NVIDIA's libraries, without a GPU."""
     cache = stages.PROGRAMS / "cache"
@@ -53,8 +63,8 @@ def fill_cache():
     libraries = subprocess.run(["scripts/cudnn/libraries", ".venv/cudnn"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     libraries = os.pathsep.join(str(pathlib.Path(folder).resolve()) for folder in libraries.split(":"))
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache.resolve()), "LD_LIBRARY_PATH": libraries}
-    sources = ["--sources", SOURCES] if SOURCES.exists() else []
-    subprocess.run([stages.PROGRAMS / "fornax", "kernels", "build", "--arch", CAPABILITIES, *sources], check=True, env=environment)
+    command = [stages.PROGRAMS / "fornax", "kernels", "build", "--arch", CAPABILITIES, "--sources", SOURCES]
+    subprocess.run(command, check=True, env=environment)
     subprocess.run([stages.PROGRAMS / "plan_candidates", str(PLAN_SECONDS), *DEVICES], check=True, env=environment)
     caches.list_packed(cache)
 
@@ -63,12 +73,13 @@ def count_launches():
     """Stores the bytes that each launch of the step moves, counted by the emulated device."""
     command = [stages.PROGRAMS / "gpu_rows", "emulated", "--counted-launches", COUNTED_STEP]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"bytes"')]
-    LAUNCHES.write_text(json.dumps([[line["kernel"], line["bytes"]] for line in lines]))
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    LAUNCHES.write_text(json.dumps([[line["kernel"], line["bytes"]] for line in lines if "launch" in line]))
 
 
 def pack():
     build()
+    record_sources()
     fill_cache()
     count_launches()
     with tarfile.open(ARCHIVE, "w:xz", preset=6) as archive:

@@ -66,8 +66,7 @@ def run(out, settings):
     calls.unlink(missing_ok=True)
     for name in ["cargo", "rustc"]:
         program(out / "bin" / name, f'echo "{name} $*" >> "{calls.resolve()}"; exit 1')
-    settings.environment = {"PATH": f"{(out / 'bin').resolve()}:{os.environ['PATH']}", "CARGO": str((out / "bin/cargo").resolve()),
-                            "FORNAX_KERNEL_SOURCES": str(pack.SOURCES.resolve())}
+    settings.environment = {"PATH": f"{(out / 'bin').resolve()}:{os.environ['PATH']}", "CARGO": str((out / "bin/cargo").resolve())}
     for stage in stages.STAGES:
         stages.run(stage, out, settings)
     text = table.render([out])
