@@ -8,6 +8,7 @@ import tarfile
 
 import caches
 import stages
+import table
 
 ARCHIVE = pathlib.Path("target/gpu-suite.tar.xz")
 # What is sent to a lent machine has a limit.
@@ -17,7 +18,6 @@ RECORDED = [("cases", ["fuse"], True), ("fused", [], False), ("optimizers", ["on
 SOURCES = pathlib.Path("target/gpu-suite-sources")
 # Caches that an earlier machine sent back.
 RETURNED = pathlib.Path("target/caches.tar.xz")
-LAUNCHES = stages.PROGRAMS / "launches.json"
 COUNTED_STEP = "step/resnet50/f16"
 CAPABILITIES = "8.0,9.0,10.0"
 DEVICES = ["scripts/cudnn/h200.json", "scripts/cudnn/a100.json"]
@@ -69,19 +69,20 @@ def fill_cache():
     caches.list_packed(cache)
 
 
-def count_launches():
-    """Stores the bytes that each launch of the step moves, counted by the emulated device."""
-    command = [stages.PROGRAMS / "gpu_rows", "emulated", "--counted-launches", COUNTED_STEP]
+def count_launches(step, folder, *words):
+    """Stores the bytes that each launch of a step moves, counted by the emulated device, for the table."""
+    command = [stages.PROGRAMS / "gpu_rows", "emulated", *words, "--counted-launches", step]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    LAUNCHES.write_text(json.dumps([[line["kernel"], line["bytes"]] for line in lines if "launch" in line]))
+    launches = [[line["kernel"], line["bytes"]] for line in lines if "launch" in line]
+    (folder / table.LAUNCHES).write_text(json.dumps({step: launches}))
 
 
 def pack():
     build()
     record_sources()
     fill_cache()
-    count_launches()
+    count_launches(COUNTED_STEP, stages.PROGRAMS)
     with tarfile.open(ARCHIVE, "w:xz", preset=6) as archive:
         for path in [stages.PROGRAMS, "tests/golden", "scripts/gpu-suite", "scripts/gpu"]:
             archive.add(path, filter=lambda entry: None if "__pycache__" in entry.name else entry)

@@ -14,7 +14,7 @@ STAGE_SECONDS = 480
 QUIET_SECONDS = 90
 # Interval of the lines that show what runs.
 HEARTBEAT_SECONDS = 10
-FAILURES = ("failed", "crashed", "hung", "wrong", "missing")
+FAILURES = ("failed", "crashed", "hung", "unfinished", "wrong", "missing")
 TEST = re.compile(r"^test (\S+)\s+\.\.\.\s*(.*)$")
 OUTCOMES = {"ok": "ok", "FAILED": "failed", "failed": "failed", "ignored": "skipped"}
 
@@ -38,8 +38,15 @@ class Runner:
         """Seconds until the stage must end."""
         return self.deadline - time.monotonic()
 
+    def results(self):
+        """Results of this stage so far, of earlier calls too."""
+        path = self.out / "results.jsonl"
+        lines = [json.loads(line) for line in open(path)] if path.exists() else []
+        return [line for line in lines if line["stage"] == self.stage]
+
     def record(self, item, status, **values):
-        """Appends one result. Statuses: ok, failed, crashed, hung, wrong, missing, skipped, retried, and value for a measurement."""
+        """Appends one result. Statuses: ok, failed, crashed, hung (no progress), unfinished (progress, but no time), wrong, missing, skipped,
+        retried, and value for a measurement."""
         line = {"stage": self.stage, "item": item, "status": status, **values}
         with open(self.out / "results.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -97,8 +104,10 @@ class Runner:
 
     def run_tests(self, name, command, only=(), skip=()):
         """Runs a test program, one test after the other in one process, and records each test. After a crash or a hang that test is
-        recorded, and another process runs the others. `only` and `skip` are names of tests."""
-        done = list(skip)
+        recorded, and another process runs the others. `only` and `skip` are names of tests. Tests that passed in an earlier call are
+        not repeated."""
+        passed = [line["item"].removeprefix(f"{name} ") for line in self.results() if line["status"] == "ok"]
+        done = [*skip, *passed]
         while self.selects(name):
             timeout = self.remaining()
             if timeout <= 0:
@@ -108,7 +117,7 @@ class Runner:
             run = Execution(self, name, words + [word for test in done for word in ("--skip", test)], timeout, QUIET_SECONDS)
             for test, outcome in run.tests:
                 self.record(f"{name} {test}", outcome, why=run.message_of(test) if outcome == "failed" else "")
-            if run.status not in ("crashed", "hung"):
+            if run.status not in ("crashed", "hung", "unfinished"):
                 if run.status != "failed" or not any(outcome == "failed" for _, outcome in run.tests):
                     self.record(name, run.status, why="" if run.status == "ok" else run.why())
                 return
@@ -159,7 +168,7 @@ class Execution:
         while process.poll() is None:
             now = time.monotonic()
             if now - started > timeout or now - self.latest > quiet_timeout:
-                status = "hung"
+                status = "hung" if now - self.latest > quiet_timeout else "unfinished"
                 kill_group(process)
                 self.tail.append(f"no end after {now - started:.0f} s, no progress for {now - self.latest:.0f} s")
             if now - shown > HEARTBEAT_SECONDS:

@@ -69,6 +69,7 @@ def run(out, settings):
     settings.environment = {"PATH": f"{(out / 'bin').resolve()}:{os.environ['PATH']}", "CARGO": str((out / "bin/cargo").resolve())}
     for stage in stages.STAGES:
         stages.run(stage, out, settings)
+    pack.count_launches(settings.step(), out, "--smoke")
     text = table.render([out])
     (out / "table.md").write_text(text)
     print(text)
@@ -113,6 +114,7 @@ def verdict(out, text, calls):
     problems += [f"not in the table: {item}" for item, _ in EXPECTED if item not in text]
     planted = [line["row"] for line in lines if line.get("row", "").startswith("planted/")]
     problems += [] if planted == ["planted/first", "planted/second"] else [f"a row that hangs once is not retried once: {planted}"]
+    problems += [] if "0 launches are not in the counted step" in text else ["launches without counted bytes"]
     problems += [] if fake_ncu.TABLE_ROW in text else [f"not in the table: {fake_ncu.TABLE_ROW}"]
     problems += [f"stage without results: {stage}" for stage in stages.STAGES if not any(line["stage"] == stage for line in lines)]
     passed = [line["item"] for line in lines if line["status"] == "ok"]

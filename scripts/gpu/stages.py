@@ -174,7 +174,7 @@ STAGES = {"start": start, "headline": headline, "correctness": correctness, "det
 
 def losses_agree(runner):
     """Losses of eager and captured steps are equal; the first one in half precision is near f32."""
-    losses = {(line["row"], line["variant"]): line["losses"] for line in results(runner) if "losses" in line}
+    losses = {(line["row"], line["variant"]): line["losses"] for line in runner.results() if "losses" in line}
     for (row, variant), values in losses.items():
         if not variant.startswith("fornax"):
             continue
@@ -192,7 +192,7 @@ def losses_agree(runner):
 
 def repeats_agree(runner):
     """Every repeat of a convolution with sums has the bits of the first."""
-    for line in results(runner):
+    for line in runner.results():
         if "differing" in line:
             runner.check(f"{line['row']}: repeats have the same bits", line["differing"] == 0, f"{line['differing']} of 19 repeats differ")
 
@@ -269,10 +269,3 @@ def listed(runner, command):
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")]
-
-
-def results(runner):
-    """Results of this stage so far."""
-    path = runner.out / "results.jsonl"
-    lines = [json.loads(line) for line in open(path)] if path.exists() else []
-    return [line for line in lines if line["stage"] == runner.stage]

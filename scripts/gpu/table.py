@@ -7,8 +7,9 @@ import statistics
 
 from runner import FAILURES
 
-# Bytes of each launch of the step, which the archive has.
-LAUNCHES = pathlib.Path("target/gpu-suite/launches.json")
+# File with the bytes of each launch of a step, in the archive's folder or in one of results.
+LAUNCHES = "launches.json"
+ARCHIVED = pathlib.Path("target/gpu-suite")
 
 
 def render(folders):
@@ -21,7 +22,7 @@ def render(folders):
     out = ["# Fornax and PyTorch on a GPU", ""]
     out += environment(lines) + failures(lines)
     rows = collect(lines)
-    out += steps(rows) + train(lines) + launches(lines, bandwidth(rows)) + operations(rows) + convolutions(rows) + kernels(lines)
+    out += steps(rows) + train(lines) + launches(lines, counted_launches(folders), bandwidth(rows)) + operations(rows) + convolutions(rows) + kernels(lines)
     out += used_caches(lines) + checks(lines)
     return "\n".join(out) + "\n"
 
@@ -88,13 +89,22 @@ def train(lines):
             f"{100 * wait:.1f}% of the time.", ""]
 
 
-def launches(lines, copy):
+def counted_launches(folders):
+    """Kernel and bytes of each launch, by step."""
+    counted = {}
+    for folder in [ARCHIVED, *map(pathlib.Path, folders)]:
+        if (folder / LAUNCHES).exists():
+            counted |= json.loads((folder / LAUNCHES).read_text())
+    return counted
+
+
+def launches(lines, counted_steps, copy):
     """Every launch of a training step in order: milliseconds, counted bytes, and the fraction of the copy bandwidth that these need."""
     found = [line for line in lines if line["status"] == "value" and "launch" in line]
     if not found:
         return []
     found = found[-1 - found[-1]["launch"]:]
-    counted = json.loads(LAUNCHES.read_text()) if LAUNCHES.exists() else []
+    counted = counted_steps.get(found[0]["row"], [])
     names = [line["kernel"] for line in found]
     moved = {}
     matcher = difflib.SequenceMatcher(None, names, [name for name, _ in counted], autojunk=False)
@@ -102,8 +112,8 @@ def launches(lines, copy):
         moved |= {ours + i: counted[theirs + i][1] for i in range(size)}
     total = sum(line["seconds"] for line in found)
     out = [f"## Launches of one training step ({found[0]['row']})", "",
-           f"By events around each launch: {milliseconds(total)} ms in {len(found)} launches. Bytes as counted by the emulated device for",
-           f"ResNet-50 at batch 256; {len(found) - len(moved)} launches are not in its step.", "",
+           f"By events around each launch: {milliseconds(total)} ms in {len(found)} launches. Bytes as counted by the emulated device;",
+           f"{len(found) - len(moved)} launches are not in the counted step.", "",
            "| launch | kernel | ms | MB | of copy |", "|--:|---|--:|--:|--:|"]
     for i, line in enumerate(found):
         size, seconds = moved.get(i), line["seconds"]
