@@ -10,13 +10,10 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-/// Error of [`crate::module_image`] or [`crate::compile`].
+/// Error of [`crate::unit_image`] or [`crate::compile`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// No kernel module of that name.
-    #[error("no kernel module {0:?}")]
-    UnknownModule(String),
     /// NVRTC was not found.
     #[error(
         "NVRTC, which compiles CUDA kernels, cannot be opened ({why}): install CUDA 13's toolkit, or \

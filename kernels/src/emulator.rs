@@ -11,6 +11,7 @@ mod sources;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::CUstream;
@@ -236,6 +237,7 @@ pub fn set_counted(counted: bool) -> Result<(), EmulatorError> {
     let runtime = RUNTIME.get().ok_or(EmulatorError::NotLoaded)?;
     // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     unsafe { (runtime.set_counted)(c_int::from(counted)) };
+    COUNTED.store(counted, Ordering::Relaxed);
     Ok(())
 }
 
@@ -246,6 +248,13 @@ pub fn set_empty_kernels(empty: bool) -> Result<(), EmulatorError> {
     // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`.
     unsafe { (runtime.set_empty_kernels)(c_int::from(empty)) };
     Ok(())
+}
+
+/// Runs all queued work and returns the bytes that all kernels, library calls, copies and memsets have read and written in counted mode so
+/// far. `None` in other modes.
+pub fn counted_bytes() -> Option<u64> {
+    let is_counted = is_loaded() && COUNTED.load(Ordering::Relaxed);
+    is_counted.then(|| work_counts().values().map(|count| count.loads + count.stores).sum())
 }
 
 /// Runs all queued work and returns what kernels, library calls, copies and memsets have done in counted mode so far, by name.
@@ -344,6 +353,8 @@ pub(crate) fn library_file(name: &str) -> Option<PathBuf> {
 }
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+/// Counted mode is on.
+static COUNTED: AtomicBool = AtomicBool::new(false);
 
 /// Locks the number of loaded devices; the lock is held while loading.
 fn lock_loading() -> MutexGuard<'static, usize> {

@@ -15,6 +15,60 @@ pub(crate) fn find_kernels(source: &str) -> Vec<String> {
     found
 }
 
+/// Call of a macro at the beginning of a line, or a call in the body of that macro, that defines kernels.
+pub(crate) struct Instantiation {
+    /// Number of the line, from 0.
+    pub(crate) line: usize,
+    /// Text of the call.
+    pub(crate) text: String,
+    /// Kernels that it defines.
+    pub(crate) kernels: Vec<String>,
+}
+
+/// Returns the instantiations of a source. A call whose kernels differ by `group` is replaced by the calls in its body, if the body consists
+/// of calls.
+pub(crate) fn instantiations<G: PartialEq>(source: &str, group: impl Fn(&str) -> G) -> Vec<Instantiation> {
+    let text = source.replace("\\\n", " ");
+    let definitions = text.lines().filter_map(|line| line.strip_prefix("#define "));
+    let macros: Vec<Macro> = definitions.filter_map(Macro::parse).collect();
+    let mut found = vec![];
+    let mut continues = false;
+    for (line, text) in source.lines().enumerate() {
+        if !continues {
+            let all = divide(text, &macros, &group);
+            found.extend(all.into_iter().map(|(text, kernels)| Instantiation { line, text, kernels }));
+        }
+        continues = text.ends_with('\\');
+    }
+    found
+}
+
+/// Calls with the kernels that they define: the call at the beginning of a text, or the calls in its body.
+fn divide<G: PartialEq>(
+    text: &str,
+    macros: &[Macro],
+    group: &impl Fn(&str) -> G,
+) -> Vec<(String, Vec<String>)> {
+    let called = identifier(text);
+    let Some(of) = macros.iter().find(|of| of.name == called) else { return vec![] };
+    let kernels = in_text(text, macros);
+    let Some(first) = kernels.first() else { return vec![] };
+    let is_mixed = kernels.iter().any(|kernel| group(kernel) != group(first));
+    let inside = text[called.len()..].trim_start().strip_prefix('(').and_then(|rest| rest.rsplit_once(')'));
+    if let (true, Some((inside, _))) = (is_mixed, inside) {
+        let body = of.expand(&arguments(inside));
+        let nested: Vec<_> = macros
+            .iter()
+            .flat_map(|inner| calls(&body, inner.name))
+            .flat_map(|call| divide(call, macros, group))
+            .collect();
+        if definitions(&body).is_empty() {
+            return nested;
+        }
+    }
+    vec![(text.to_string(), kernels)]
+}
+
 struct Macro<'a> {
     name: &'a str,
     parameters: Vec<&'a str>,

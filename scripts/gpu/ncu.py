@@ -3,9 +3,10 @@ import csv
 
 TIME = "gpu__time_duration.sum"
 BYTES = ["dram__bytes_read.sum", "dram__bytes_write.sum"]
-# The program starts the profiler itself. A lent machine forbids setting clocks.
+# The program starts the profiler itself. A lent machine forbids setting clocks. By default ncu flushes the L2 cache before every kernel, so
+# that no kernel finds what the one before it wrote.
 FLAGS = ["--csv", "--page", "raw", "--print-kernel-base", "function", "--profile-from-start", "off", "--clock-control", "none",
-         "--metrics", ",".join([TIME, *BYTES])]
+         "--cache-control", "none", "--metrics", ",".join([TIME, *BYTES])]
 # Factors of the prefixes of units: ns, nsecond, us, Kbyte, Mbyte.
 PREFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 UNITS = ["s", "second", "byte"]

@@ -1,6 +1,15 @@
-"""Markdown of the suite's results: failures first, then operations, convolutions, training steps, kernels, and checks. Missing cells stay empty."""
+"""Markdown of the suite's results: failures first, then training steps, their launches, operations, convolutions, kernels, caches and
+checks. Missing cells are empty."""
+import difflib
 import json
 import pathlib
+import statistics
+
+from runner import FAILURES
+
+# File with the bytes of each launch of a step, in the archive's folder or in one of results.
+LAUNCHES = "launches.json"
+ARCHIVED = pathlib.Path("target/gpu-suite")
 
 
 def render(folders):
@@ -13,7 +22,8 @@ def render(folders):
     out = ["# Fornax and PyTorch on a GPU", ""]
     out += environment(lines) + failures(lines)
     rows = collect(lines)
-    out += steps(rows) + operations(rows) + convolutions(rows) + kernels(lines) + checks(lines)
+    out += steps(rows) + train(lines) + launches(lines, counted_launches(folders), bandwidth(rows)) + operations(rows) + convolutions(rows) + kernels(lines)
+    out += used_caches(lines) + checks(lines)
     return "\n".join(out) + "\n"
 
 
@@ -40,17 +50,17 @@ def environment(lines):
 
 
 def failures(lines):
-    bad = [line for line in lines if line["status"] in ("failed", "crashed", "hung", "wrong", "skipped", "retried")]
+    bad = [line for line in lines if line["status"] in (*FAILURES, "skipped", "retried")]
     if not bad:
         return ["No item failed.", ""]
-    out = ["## Failures, skipped and retried items", "", "| stage | item | status | reason |", "|---|---|---|---|"]
+    out = ["## Failures, missing programs, skipped and retried items", "", "| stage | item | status | reason |", "|---|---|---|---|"]
     for line in bad:
         why = line.get("why", "").replace("|", "/")[:300]
         out.append(f"| {line['stage']} | {line['item']} | {line['status']} | {why} |")
     return out + [""]
 
 
-STEP_VARIANTS = ["fornax-eager", "fornax-graph", "fornax-benchmark", "torch-eager", "torch-compile"]
+STEP_VARIANTS = ["fornax-eager", "fornax-graph", "fornax-benchmark", "fornax-unfused", "torch-eager", "torch-compile"]
 
 
 def steps(rows):
@@ -58,14 +68,73 @@ def steps(rows):
     if not chosen:
         return []
     out = ["## Training steps", "", "Images per second. Ratios above 1 mean that Fornax, with a CUDA graph and benchmarked plans, is faster.", "",
-           "| row | eager | CUDA graph | + benchmarked plans | torch eager | torch.compile | to eager | to compile |",
-           "|---|--:|--:|--:|--:|--:|--:|--:|"]
+           "| row | eager | CUDA graph | + benchmarked plans | without fusions | torch eager | torch.compile | to eager | to compile |",
+           "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for name, row in chosen.items():
         seconds = {variant: line["seconds"] for variant, line in row["variants"].items()}
         cells = [f"{row['items'] / seconds[v]:,.0f}" if v in seconds else "" for v in STEP_VARIANTS]
         ours = seconds.get("fornax-benchmark") or seconds.get("fornax-graph")
         cells += [ratio(seconds.get("torch-eager"), ours), ratio(seconds.get("torch-compile"), ours)]
         out.append(f"| {name} | " + " | ".join(cells) + " |")
+    return out + [""]
+
+
+def train(lines):
+    """Speed of `fornax train`, by the log lines of the second half of its updates."""
+    found = [line for line in lines if line.get("row") == "train/fornax"]
+    if not found:
+        return []
+    speed, wait = (statistics.median(line[key] for line in found) for key in ["images_per_second", "data_wait"])
+    return ["## `fornax train`", "", f"With AMP and EMA on images in memory: {speed:,.0f} images per second; updates wait for data for "
+            f"{100 * wait:.1f}% of the time.", ""]
+
+
+def counted_launches(folders):
+    """Kernel and bytes of each launch, by step."""
+    counted = {}
+    for folder in [ARCHIVED, *map(pathlib.Path, folders)]:
+        if (folder / LAUNCHES).exists():
+            counted |= json.loads((folder / LAUNCHES).read_text())
+    return counted
+
+
+def launches(lines, counted_steps, copy):
+    """Every launch of a training step in order: milliseconds, counted bytes, and the fraction of the copy bandwidth that these need."""
+    found = [line for line in lines if line["status"] == "value" and "launch" in line]
+    if not found:
+        return []
+    found = found[-1 - found[-1]["launch"]:]
+    counted = counted_steps.get(found[0]["row"], [])
+    names = [line["kernel"] for line in found]
+    moved = {}
+    matcher = difflib.SequenceMatcher(None, names, [name for name, _ in counted], autojunk=False)
+    for ours, theirs, size in matcher.get_matching_blocks():
+        moved |= {ours + i: counted[theirs + i][1] for i in range(size)}
+    total = sum(line["seconds"] for line in found)
+    out = [f"## Launches of one training step ({found[0]['row']})", "",
+           f"By events around each launch: {milliseconds(total)} ms in {len(found)} launches. Bytes as counted by the emulated device;",
+           f"{len(found) - len(moved)} launches are not in the counted step.", "",
+           "| launch | kernel | ms | MB | of copy |", "|--:|---|--:|--:|--:|"]
+    for i, line in enumerate(found):
+        size, seconds = moved.get(i), line["seconds"]
+        fraction = f"{100 * size / seconds / copy:.0f}%" if size and seconds and copy else ""
+        out.append(f"| {i} | {line['kernel']} | {milliseconds(seconds)} | {'' if size is None else f'{size / 1e6:.1f}'} | {fraction} |")
+    return out + [""]
+
+
+def used_caches(lines):
+    """Kernels and convolution plans by item: compiled or from the cache."""
+    found = [line for line in lines if "caches" in line]
+    if not found:
+        return []
+    out = ["## Caches", "", "Kernel images, and convolution plans that ran as candidates.", "",
+           "| stage | item | kernels compiled | kernels from the cache | plans built | plans restored | restored plans that did not run |",
+           "|---|---|--:|--:|--:|--:|--:|"]
+    for line in found:
+        of = line["caches"]
+        built = of["plans_ran"] - of["plans_restored"]
+        counts = [of["kernels_compiled"], of["kernels_cached"], built, of["plans_restored"], of["plans_rejected"]]
+        out.append(f"| {line['stage']} | {line['item']} | " + " | ".join(map(str, counts)) + " |")
     return out + [""]
 
 
@@ -119,25 +188,17 @@ def plans(rows):
 
 
 def kernels(lines):
-    """Time and memory traffic of one training step by kernel, largest first."""
-    found = [line for line in lines if line["status"] == "value" and "kernel" in line]
-    profiled = [line for line in found if "dram_bytes" in line]
-    timed = [line for line in found if "dram_bytes" not in line]
-    out = []
-    if timed:
-        total = sum(line["seconds"] for line in timed)
-        out += [f"## One training step by kernel ({timed[0]['row']})", "", "By events around each launch.", "",
-                "| kernel | launches | ms | share |", "|---|--:|--:|--:|"]
-        out += [f"| {line['kernel']} | {line['launches']} | {milliseconds(line['seconds'])} | {100 * line['seconds'] / total:.1f}% |"
-                for line in largest(timed)] + [""]
-    if profiled:
-        time, traffic = sum(line["seconds"] for line in profiled), sum(line["dram_bytes"] for line in profiled)
-        out += [f"## Memory traffic of one training step by kernel ({profiled[0]['row']})", "",
-                f"By ncu, without control of the clocks: {milliseconds(time)} ms and {traffic / 1e9:.2f} GB in all.", "",
-                "| kernel | launches | ms | GB | GB/s |", "|---|--:|--:|--:|--:|"]
-        out += [f"| {line['kernel'][:100]} | {line['launches']} | {milliseconds(line['seconds'])} | {line['dram_bytes'] / 1e9:.2f} "
-                f"| {line['dram_bytes'] / line['seconds'] / 1e9:,.0f} |" for line in largest(profiled)] + [""]
-    return out
+    """Time and memory traffic of one training step by kernel under ncu, largest first."""
+    profiled = [line for line in lines if line["status"] == "value" and "dram_bytes" in line]
+    if not profiled:
+        return []
+    time, traffic = sum(line["seconds"] for line in profiled), sum(line["dram_bytes"] for line in profiled)
+    out = [f"## Memory traffic of one training step by kernel ({profiled[0]['row']})", "",
+           f"By ncu, without control of clocks and caches: {milliseconds(time)} ms and {traffic / 1e9:.2f} GB in all.", "",
+           "| kernel | launches | ms | GB | GB/s |", "|---|--:|--:|--:|--:|"]
+    out += [f"| {line['kernel'][:100]} | {line['launches']} | {milliseconds(line['seconds'])} | {line['dram_bytes'] / 1e9:.2f} "
+            f"| {line['dram_bytes'] / line['seconds'] / 1e9:,.0f} |" for line in largest(profiled)]
+    return out + [""]
 
 
 def largest(lines):
@@ -150,7 +211,7 @@ def checks(lines):
     out = ["## Passed items", "", "| stage | passed | failed | skipped |", "|---|--:|--:|--:|"]
     for stage in dict.fromkeys(line["stage"] for line in lines):
         of = [line["status"] for line in lines if line["stage"] == stage]
-        failed = sum(status in ("failed", "crashed", "hung", "wrong") for status in of)
+        failed = sum(status in FAILURES for status in of)
         out.append(f"| {stage} | {of.count('ok')} | {failed} | {of.count('skipped')} |")
     return out
 

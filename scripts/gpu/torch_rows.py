@@ -1,12 +1,14 @@
 """Runs the rows of gpu_rows in PyTorch, channels-last, and prints one JSON line each.
 
-    torch_rows.py --variant eager|compile [--smoke] [--operations] [--after ROW] [PATTERN]
+    torch_rows.py --variant eager|compile [--smoke] [--after ROW] [PATTERN…]
 
-A line {"start": ROW} precedes each row. `--operations` leaves the training steps out; `--after` continues after a row.
+A line {"start": ROW} precedes each row, and a line of progress appears every 10 seconds. `--after` continues after a row; a PATTERN selects
+the rows whose name contains it.
 """
 import argparse
 import json
 import statistics
+import threading
 import time
 
 import torch
@@ -15,21 +17,22 @@ import torch.nn.functional as F
 parser = argparse.ArgumentParser()
 parser.add_argument("--variant", choices=["eager", "compile"], default="eager")
 parser.add_argument("--smoke", action="store_true", help="small problems on the CPU, to test the suite itself")
-parser.add_argument("--operations", action="store_true")
 parser.add_argument("--after")
-parser.add_argument("pattern", nargs="?", default="")
+parser.add_argument("patterns", nargs="*", default=[""])
 GIVEN = parser.parse_args()
 SMOKE = GIVEN.smoke
 DEVICE = "cpu" if SMOKE else "cuda"
 # PyTorch's half-precision kernels on the CPU are slow, and the times of a smoke run mean nothing.
 DTYPES = {"f16": torch.float32, "bf16": torch.float32} if SMOKE else {"f16": torch.float16, "bf16": torch.bfloat16}
+CLASSES = 1000
 skipping = GIVEN.after is not None
+runs_done = 0
 
 
 def is_next(row):
     """Whether to run a row; announces it."""
     global skipping
-    run = not skipping and GIVEN.pattern in row
+    run = not skipping and any(pattern in row for pattern in GIVEN.patterns)
     skipping = skipping and row != GIVEN.after
     if run:
         print(json.dumps({"start": row}), flush=True)
@@ -45,8 +48,21 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def timed(work, min_seconds=0.03):
+def report_progress():
+    """Prints the number of runs every 10 seconds."""
+    started = time.monotonic()
+    while True:
+        time.sleep(10)
+        print(f'\n{{"heartbeat": {time.monotonic() - started:.0f}, "runs": {runs_done}}}', flush=True)
+
+
+def timed(counted, min_seconds=0.03):
     """Seconds of one run, the median over rounds."""
+    def work():
+        global runs_done
+        counted()
+        runs_done += 1
+
     for _ in range(size_of(3, 1)):  # compiles, and chooses cuDNN's algorithms
         work()
     synchronize()
@@ -222,42 +238,40 @@ class Block(torch.nn.Module):
 
 
 def network(name):
-    if name == "resnet50":
-        stem = [torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU(inplace=True)]
-        stem.append(torch.nn.MaxPool2d(3, 2, 1))
-        kind, depths, widths, classes = bottleneck, [3, 4, 6, 3], [256, 512, 1024, 2048], 1000
-    else:
-        stem = [torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU(inplace=True)]
-        kind, depths, widths, classes = basic, [2, 2, 2, 2], [64, 128, 256, 512], 10
-    layers, c_in = stem, 64
+    """The network as in timm and torchvision."""
+    kind, depths, widths = {"resnet50": (bottleneck, [3, 4, 6, 3], [256, 512, 1024, 2048]),
+                            "resnet18": (basic, [2, 2, 2, 2], [64, 128, 256, 512])}[name]
+    layers = [torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU(inplace=True),
+              torch.nn.MaxPool2d(3, 2, 1)]
+    c_in = 64
     for stage, (depth, c_out) in enumerate(zip(depths, widths)):
         for block in range(depth):
             layers.append(Block(kind, c_in, c_out, 2 if stage and not block else 1))
             c_in = c_out
-    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(c_in, classes)]
-    model = torch.nn.Sequential(*layers, *head).to(DEVICE, memory_format=torch.channels_last)
-    return model.train(), classes
+    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(c_in, CLASSES)]
+    return torch.nn.Sequential(*layers, *head).to(DEVICE, memory_format=torch.channels_last).train()
 
 
 def step(name, half, dtype):
     row = f"step/{name}/{half}"
     if not is_next(row):
         return
-    n, size = {"resnet50": (256, 224), "resnet18-cifar": (64, 32)}[name]
-    n, size = size_of(n, 2), size_of(size, 32)
+    n, side = size_of(256, 2), size_of(224, 64)
     torch.manual_seed(0)
-    model, classes = network(name)
+    model = network(name)
     parameters = sum(p.numel() for p in model.parameters())
-    assert parameters == {"resnet50": 25_557_032, "resnet18-cifar": 11_173_962}[name], parameters
+    assert parameters == {"resnet50": 25_557_032, "resnet18": 11_689_512}[name], parameters
     compiled = GIVEN.variant == "compile" and not SMOKE
     run = torch.compile(model, mode="max-autotune") if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4, fused=not SMOKE)
     scaler = torch.amp.GradScaler(DEVICE, enabled=dtype == torch.float16 and not SMOKE)
-    x = torch.randn(n, 3, size, size, device=DEVICE).to(memory_format=torch.channels_last)
-    target = torch.arange(n, device=DEVICE) * 7919 % classes
+    images = torch.randint(0, 256, (n, 3, side, side), device=DEVICE, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    target = torch.arange(n, device=DEVICE) * 7919 % CLASSES
 
     def work():
         optimizer.zero_grad(set_to_none=True)
+        # As timm's loader prepares a batch of u8 images on the device.
+        x = images.float().sub_(127.5).div_(63.75)
         with torch.autocast(DEVICE, dtype=dtype, enabled=not SMOKE):
             loss = F.cross_entropy(run(x), target)
         scaler.scale(loss).backward()
@@ -280,11 +294,9 @@ def main():
         others(name, dtype)
     for name, dtype in DTYPES.items():
         convolutions(name, dtype)
-    if GIVEN.operations:
-        return
-    for name in ["resnet50", "resnet18-cifar"]:
-        for half, dtype in DTYPES.items():
-            step(name, half, dtype)
+    for half, dtype in DTYPES.items():
+        step(size_of("resnet50", "resnet18"), half, dtype)
 
 
+threading.Thread(target=report_progress, daemon=True).start()
 main()

@@ -1,8 +1,7 @@
 //! Comparison of cases on a device with the CPU in f64: outputs and gradients.
 use crate::cases::Case;
 use fornax_engine::{DType, Device, Result, Tensor, cuda};
-use fornax_kernels::emulator::{self, EmulatorOptions};
-use fornax_kernels::{kernel_modules, module_image};
+use fornax_kernels::{kernel_units, unit_image};
 
 /// Batch size of large cases.
 const BATCH: usize = 1;
@@ -17,43 +16,13 @@ fn tolerance(dtype: DType) -> f64 {
     }
 }
 
-/// The devices in `FORNAX_TEST_DEVICES` (default `emulated`), without the CPU, which is the reference. The emulated device replaces the
-/// CUDA driver, so it cannot be tested in one process with a real device.
-///
-/// # Panics
-/// When a name is invalid, or the emulated device cannot be loaded.
-pub fn devices() -> Vec<Device> {
-    let names = std::env::var("FORNAX_TEST_DEVICES").unwrap_or_else(|_| "emulated".into());
-    let (emulated, real) = (names.contains("emulated"), names.contains("cuda"));
-    assert!(!(emulated && real), "FORNAX_TEST_DEVICES={names}: emulated and cuda:N need separate runs");
-    names
-        .split(',')
-        .filter(|name| *name != "cpu")
-        .map(|name| match name.strip_prefix("cuda:") {
-            Some(number) => Device::Cuda(number.parse().expect("cuda:N")),
-            None => {
-                assert_eq!(
-                    name, "emulated",
-                    "FORNAX_TEST_DEVICES={names}: unknown device; use cpu, emulated or cuda:N"
-                );
-                emulator::load(&EmulatorOptions { devices: 1, ..EmulatorOptions::default() })
-                    .expect("the emulated device");
-                Device::Cuda(0)
-            }
-        })
-        .collect()
-}
-
-/// Compiles the kernel modules for the loaded devices on another thread, last module first: g++ is single-threaded, and a test needs the
-/// modules one after the other.
+/// Compiles the kernel units for the loaded devices on another thread, last unit first: g++ is single-threaded, and a test needs the units
+/// one after the other.
 pub fn compile_modules_in_background() {
     std::thread::spawn(|| {
         for device in cuda::devices().expect("the emulated driver is loaded") {
-            // A module that does not compile is an error of the operation that launches its kernels.
-            kernel_modules()
-                .iter()
-                .rev()
-                .for_each(|module| drop(module_image(module.name, device.capability)));
+            // A unit that does not compile is an error of the operation that launches its kernels.
+            kernel_units().iter().rev().for_each(|unit| drop(unit_image(unit, device.capability)));
         }
     });
 }

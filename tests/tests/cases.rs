@@ -3,8 +3,9 @@
 //!
 //! `FORNAX_TEST_DEVICES`, a list of `cpu`, `emulated` and `cuda:N`, selects the devices; the default is the emulated one.
 use fornax_tests::cases::operations;
-use fornax_tests::parity::{compile_modules_in_background, devices, differences};
+use fornax_tests::parity::{compile_modules_in_background, differences};
 use fornax_tests::sweep;
+use fornax_tests::test_devices::devices;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {

@@ -5,8 +5,9 @@
 use fornax_engine::cuda::CudaGraph;
 use fornax_engine::{DType, Device, Tensor};
 use fornax_kernels::emulator;
-use fornax_tests::parity::{compile_modules_in_background, devices, outcome};
+use fornax_tests::parity::{compile_modules_in_background, outcome};
 use fornax_tests::sweep;
+use fornax_tests::test_devices::devices;
 use std::sync::{Mutex, MutexGuard};
 
 /// Serializes the tests: the driver is loaded once per process, and its settings are global.

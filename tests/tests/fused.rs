@@ -1,11 +1,14 @@
-//! Generated kernels on the emulated device in checked mode: memory traffic, source code, dtypes and errors.
+//! Generated kernels: results against the CPU, memory traffic, source code, dtypes and errors.
+//!
+//! `FORNAX_TEST_DEVICES` selects the device; the default is the emulated one in checked mode, which alone counts memory traffic.
 use fornax_engine::cuda::CudaGraph;
 use fornax_engine::fuse::{self, Broadcast::*, Expression, expression, sigmoid};
 use fornax_engine::{DType, Device, Tensor};
-use fornax_kernels::emulator::{self, EmulatorOptions};
+use fornax_kernels::emulator;
 use fornax_tests::cases::all;
 use fornax_tests::parity::{differences, report};
 use fornax_tests::sweep;
+use fornax_tests::test_devices;
 
 /// The name of the kernel that a source defines.
 fn kernel(source: &str) -> String {
@@ -18,9 +21,9 @@ fn bytes(source: &str) -> u64 {
 }
 
 /// Runs the forward and backward pass of an expression of images and per-channel vectors, and asserts that each kernel moves at most 1.1
-/// times the minimum number of bytes.
+/// times the minimum number of bytes. On a real device, which counts nothing, it only runs them.
 fn check_traffic(f: &Expression, broadcasts: &[fuse::Broadcast], images: [usize; 4], dtype: DType) {
-    let device = Device::Cuda(0);
+    let device = gpu();
     let c = images[3];
     let tensor = |broadcast: &fuse::Broadcast| {
         let shape = if *broadcast == Full { images.to_vec() } else { vec![c] };
@@ -35,6 +38,9 @@ fn check_traffic(f: &Expression, broadcasts: &[fuse::Broadcast], images: [usize;
     y.backward_from(&y.detach()).expect("runs");
     let full = broadcasts.iter().filter(|broadcast| **broadcast == Full).count() as u64;
     let array = (images.iter().product::<usize>() * dtype.size()) as u64;
+    if !emulator::is_loaded() {
+        return device.synchronize().expect("runs");
+    }
     // Forward: inputs and the result. Backward: inputs, the upstream gradient, and a gradient for each input.
     for (which, passes) in [(0, full + 1), (1, full + 1 + full)] {
         let moved = bytes(&sources[which]) - before[which];
@@ -49,12 +55,11 @@ fn check_traffic(f: &Expression, broadcasts: &[fuse::Broadcast], images: [usize;
 
 #[test]
 fn generated_kernels_move_the_minimum_number_of_bytes() {
-    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
-        .expect("the emulated device");
+    let device = gpu();
     let fused = all().into_iter().filter(|case| case.op.contains("fuse") && !case.large);
     let fused: Vec<_> = fused.step_by(if sweep::is_full() { 1 } else { 2 }).collect();
     let least = if sweep::is_full() { 100 } else { 16 };
-    report(differences(sweep::with_dtypes(&fused), &Device::Cuda(0)), least);
+    report(differences(sweep::with_dtypes(&fused), &device), least);
     for dtype in if sweep::is_full() { vec![DType::F32, DType::F16] } else { vec![DType::F16] } {
         check_traffic(&expression(|[x]| x.silu()), &[Full], [8, 28, 28, 64], dtype);
         check_traffic(&expression(|[a, b]| a * sigmoid(b)), &[Full, Full], [8, 28, 28, 64], dtype);
@@ -87,10 +92,8 @@ fn generated_source_is_readable() {
     );
 }
 
-fn emulated() -> Device {
-    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
-        .expect("the emulated device");
-    Device::Cuda(0)
+fn gpu() -> Device {
+    test_devices::device(true)
 }
 
 fn values(n: usize, seed: usize) -> Vec<f32> {
@@ -100,7 +103,7 @@ fn values(n: usize, seed: usize) -> Vec<f32> {
 #[test]
 fn f16_inputs_accept_f32_vectors_and_unaligned_views() {
     let f = expression(|[x, scale, y]| fuse::tanh(x * scale) + y);
-    for device in [Device::Cpu, emulated()] {
+    for device in [Device::Cpu, gpu()] {
         for c in [5, 8] {
             // A view without the first of nine rows, which is unaligned for c = 5.
             let x = Tensor::from_vec(values(9 * c, 1), [9, c])
@@ -134,7 +137,7 @@ fn f16_inputs_accept_f32_vectors_and_unaligned_views() {
 
 #[test]
 fn cuda_graph_replays_a_generated_kernel() {
-    let device = emulated();
+    let device = gpu();
     let on = |values: &[f32]| {
         Tensor::from_slice(values, [values.len()]).and_then(|t| t.to_device(&device)).expect("memory")
     };
@@ -161,8 +164,7 @@ fn errors_name_the_mismatched_input() {
     );
     assert!(fails(&[&x, &tensor(&[3], DType::F64)]).contains("the first one's dtype"));
     assert!(
-        fails(&[&x, &tensor(&[3], DType::F32).to_device(&emulated()).expect("memory")])
-            .contains("one device")
+        fails(&[&x, &tensor(&[3], DType::F32).to_device(&gpu()).expect("memory")]).contains("one device")
     );
 }
 
@@ -175,7 +177,7 @@ fn gradient_source_grows_linearly_and_gradients_are_finite() {
     assert_eq!(steps(40) - steps(20), 2 * (steps(20) - steps(10)), "each step adds as many values");
     // Where e^x overflows, the branch that is not selected contributes 0, not NaN.
     let elu = expression(|[x]| x.greater(0.0).select(x, x.exp_m1()));
-    for device in [Device::Cpu, emulated()] {
+    for device in [Device::Cpu, gpu()] {
         let x = Tensor::from_slice(&[200.0f32, -200.0], [2])
             .and_then(|x| x.to_device(&device))
             .expect("memory")

@@ -2,11 +2,12 @@
 //!
 //! `training_trajectory` also runs through the binary, as `training_trajectory_by_command_line`.
 //!
-//! `FORNAX_GOLDEN` selects another folder, `FORNAX_TEST_DEVICES` (default `cpu`) the devices. A topic that is not implemented yet is
-//! ignored by default, and fails when it is selected by name.
+//! `FORNAX_GOLDEN` selects another folder, `FORNAX_TEST_DEVICES` (default `cpu`) the devices, `FORNAX_BINARY` the binary instead of one that
+//! cargo builds. A topic that is not implemented yet is ignored by default, and fails when it is selected by name.
 use fornax::device::DeviceSpec;
 use fornax_engine::Device;
 use fornax_tests::golden::{TOPICS, Topic, folder, training_trajectory};
+use fornax_tests::heartbeat;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,15 +35,18 @@ fn main() {
         let title = if devices.contains(',') { format!("{name}@{device}") } else { name.into() };
         trials.push(Trial::test(title, move || {
             let topic = Topic::load(&folder(), "training_trajectory", device_of(&device)?)?;
-            training_trajectory::command_line::check(&topic, &built_binary()?, &device)?;
+            training_trajectory::command_line::check(&topic, &binary()?, &device)?;
             Ok(())
         }));
     }
     libtest_mimic::run(&args, trials).exit();
 }
 
-/// Builds the binary `fornax` in the profile of this test.
-fn built_binary() -> Result<PathBuf, Failed> {
+/// The binary `FORNAX_BINARY`; without that variable, builds `fornax` in the profile of this test.
+fn binary() -> Result<PathBuf, Failed> {
+    if let Some(path) = std::env::var_os("FORNAX_BINARY") {
+        return Ok(path.into());
+    }
     let test = std::env::current_exe()?;
     let folder = test.ancestors().nth(2).ok_or("the test is in no target folder")?;
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
@@ -66,7 +70,9 @@ fn built_binary() -> Result<PathBuf, Failed> {
 
 fn device_of(name: &str) -> Result<Device, Failed> {
     let choice: DeviceSpec = name.parse().map_err(|e| format!("FORNAX_TEST_DEVICES: {name} {e}"))?;
-    Ok(choice.open().map_err(|e| e.to_string())?)
+    let device = choice.open().map_err(|e| e.to_string())?;
+    heartbeat::start_if_wanted(device);
+    Ok(device)
 }
 
 /// Fails on a file of an unknown topic.

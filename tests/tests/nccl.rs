@@ -15,7 +15,7 @@ use fornax_engine::cuda::nccl::{NcclCollective, UniqueId};
 use fornax_engine::cuda::{CudaGraph, DeviceInterval, KernelProfile, StreamKind};
 use fornax_engine::{Collective, DType, Device, Reduction, Result, Tensor};
 use fornax_kernels::emulator;
-use fornax_tests::parity::devices;
+use fornax_tests::test_devices::devices;
 use std::env;
 use std::sync::{Arc, Barrier};
 use std::time::Instant;

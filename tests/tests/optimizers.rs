@@ -1,5 +1,6 @@
-//! Every optimizer against PyTorch and timm, and on the emulated device in checked mode against the CPU; the number of launches of an
-//! update, and errors.
+//! Every optimizer against PyTorch and timm, and on a CUDA device against the CPU; the number of launches of an update, and errors.
+//!
+//! `FORNAX_TEST_DEVICES` selects the device; the default is the emulated one in checked mode.
 //!
 //! A separate process, since kernels are compiled with or without checks when they are first used.
 use fornax::optim::{KwargValue, OptimizerOptions, Parameter, create_optimizer, optimizer_names, rule};
@@ -7,23 +8,21 @@ use fornax_engine::{
     DType, Device, GradClip, GradientRule, LossScaling, Result, Tensor, UpdateOperands, UpdateRule,
     UpdateState, cuda, update,
 };
-use fornax_kernels::emulator::{self, EmulatorOptions};
+use fornax_kernels::emulator;
 use fornax_tests::golden::{Topic, optim_trajectories};
 use fornax_tests::sweep;
+use fornax_tests::test_devices;
 use std::path::Path;
 use std::sync::RwLock;
-
-const GPU: Device = Device::Cuda(0);
 
 /// Launch counts are global: a test that reads them excludes all others on the device.
 static LAUNCHES: RwLock<()> = RwLock::new(());
 
-fn load_emulator() {
-    emulator::load(&EmulatorOptions { checked: true, ..EmulatorOptions::default() })
-        .expect("the emulated device");
+fn gpu() -> Device {
+    test_devices::device(true)
 }
 
-/// Optimizers that run on the emulated device in every test run: plain, with reductions, factored, and wrapped.
+/// Optimizers that run on the CUDA device in every test run: plain, with reductions, factored, and wrapped.
 const USUAL: [&str; 6] = ["sgd", "adamw", "lamb", "cadamp", "adafactor", "lookahead_adan"];
 
 /// Every optimizer name in a full sweep, otherwise [`USUAL`].
@@ -160,7 +159,7 @@ fn cpu_loops_match_the_update_formulas() {
 #[test]
 fn every_optimizer_on_the_gpu_matches_the_cpu() {
     let _shared = LAUNCHES.read().unwrap_or_else(|e| e.into_inner());
-    load_emulator();
+    let gpu = gpu();
     let scaling = Some(LossScaling { init_scale: 16.0, growth_interval: 3, ..LossScaling::default() });
     let clips = [None, Some(GradClip::Norm(0.5)), Some(GradClip::Value(0.3)), Some(GradClip::Agc(0.05))];
     // AdaHessian needs Hessian diagonals; it has separate tests.
@@ -168,7 +167,7 @@ fn every_optimizer_on_the_gpu_matches_the_cpu() {
         let rule = rule(&name, &options()).expect("an optimizer").update;
         let gradients =
             GradientRule { scaling: scaling.filter(|_| half_dtype(i) == DType::F16), clip: clips[i % 4] };
-        let [on_cpu, on_gpu] = [Device::Cpu, GPU].map(|device| run(&rule, gradients, &device).expect(&name));
+        let [on_cpu, on_gpu] = [Device::Cpu, gpu].map(|device| run(&rule, gradients, &device).expect(&name));
         assert_eq!(emulator::take_error(), None, "{name}");
         for (which, (cpu, gpu)) in on_cpu.iter().zip(&on_gpu).enumerate() {
             let half = if which % 3 == 2 { 8.2e-3 } else { 0.0 };
@@ -183,14 +182,14 @@ fn every_optimizer_on_the_gpu_matches_the_cpu() {
 #[test]
 fn half_precision_gradients_update_as_their_f32_casts() {
     let _shared = LAUNCHES.read().unwrap_or_else(|e| e.into_inner());
-    load_emulator();
+    let gpu = gpu();
     let scaling = Some(LossScaling { init_scale: 16.0, ..LossScaling::default() });
     let clips = [None, Some(GradClip::Norm(0.5)), Some(GradClip::Value(0.3)), Some(GradClip::Agc(0.05))];
     let all = names().filter(|name| name != "adahessian").enumerate();
     for (i, name) in all.filter(|(i, _)| sweep::is_full() || i.is_multiple_of(2)) {
         let rule = rule(&name, &options()).expect("an optimizer").update;
         let gradients = GradientRule { scaling, clip: clips[i % 4] };
-        for device in [Device::Cpu, GPU] {
+        for device in [Device::Cpu, gpu] {
             let half = |g: &Tensor| g.to_dtype(half_dtype(i));
             let got = run_with(&rule, gradients, &device, half).expect(&name);
             let want = run_with(&rule, gradients, &device, |g| half(g)?.to_dtype(DType::F32)).expect(&name);
@@ -223,23 +222,22 @@ fn resnet50() -> Vec<Vec<usize>> {
 #[test]
 fn update_is_at_most_three_launches() {
     let _alone = LAUNCHES.write().unwrap_or_else(|e| e.into_inner());
-    load_emulator();
-    let shapes = resnet50();
+    let (gpu, shapes) = (gpu(), resnet50());
     // Muon's second pass has a few launches per weight matrix.
     for name in names().filter(|name| !name.ends_with("muon")) {
         for clip in [None, Some(GradClip::Norm(1.0))] {
             let parameter = |(i, shape): (usize, &Vec<usize>)| {
-                let tensor = values(shape, i, &GPU).variable();
-                tensor.set_grad(Some(values(shape, i + 1, &GPU)));
+                let tensor = values(shape, i, &gpu).variable();
+                tensor.set_grad(Some(values(shape, i + 1, &gpu)));
                 Parameter { weight_decay: 0.01, ..Parameter::new(i.to_string(), tensor) }
             };
             let parameters = shapes.iter().enumerate().map(parameter).collect();
             let gradients = GradientRule { scaling: None, clip };
             let optimizer = create_optimizer(&name, parameters, &options(), gradients).expect(&name);
             optimizer.set_lr(0.01).expect("a copy");
-            let before = cuda::launch_count(GPU);
+            let before = cuda::launch_count(gpu);
             optimizer.step().expect("updates");
-            let launches = cuda::launch_count(GPU) - before;
+            let launches = cuda::launch_count(gpu) - before;
             // Clipping adds a launch that computes the gradient norm. LAMB always has it.
             let norm = u64::from(clip.is_some() && !optimizer.rule().name().contains("lamb"));
             assert!(launches <= 3 + norm, "{name} with {clip:?}: {launches} launches");
@@ -250,7 +248,7 @@ fn update_is_at_most_three_launches() {
 #[test]
 fn muon_on_the_gpu_matches_the_cpu() {
     let _shared = LAUNCHES.read().unwrap_or_else(|e| e.into_inner());
-    load_emulator();
+    let gpu = gpu();
     let scaling = Some(LossScaling { init_scale: 16.0, ..LossScaling::default() });
     for name in ["muon", "nadamuon"] {
         let weights = |device: &Device| -> Result<Vec<Vec<f32>>> {
@@ -270,7 +268,7 @@ fn muon_on_the_gpu_matches_the_cpu() {
             }
             parameters.iter().map(|p| p.tensor.to_vec::<f32>()).collect()
         };
-        let (on_cpu, on_gpu) = (weights(&Device::Cpu).expect(name), weights(&GPU).expect(name));
+        let (on_cpu, on_gpu) = (weights(&Device::Cpu).expect(name), weights(&gpu).expect(name));
         assert_eq!(emulator::take_error(), None, "{name}");
         for ((i, cpu), gpu) in on_cpu.iter().enumerate().zip(&on_gpu) {
             // Matrices: sums of the iteration are rounded to bf16 in another order.

@@ -1,7 +1,9 @@
-//! `prepare_images` against the golden folder's mixup and CutMix batches of u8 images, bit for bit.
+//! `prepare_images` against the golden folder's mixup and CutMix batches of u8 images, bit for bit, on the CPU and on a
+//! CUDA device (`FORNAX_TEST_DEVICES`, default the emulated one).
 use fornax_engine::{DType, Device};
 use fornax_tests::golden::mixup_modes::{mix_images, mix_of};
 use fornax_tests::golden::{GoldenCase, Topic, folder};
+use fornax_tests::test_devices;
 
 fn check(case: &GoldenCase, device: &Device) -> Result<(), String> {
     let say = |e: fornax_engine::Error| format!("{}: {e}", case.id());
@@ -20,7 +22,7 @@ fn check(case: &GoldenCase, device: &Device) -> Result<(), String> {
 #[test]
 fn mixed_u8_images_match_timm_exactly() {
     let topic = Topic::load(&folder(), "mixup_modes", Device::Cpu).expect("reads");
-    let devices = [Device::Cpu, Device::emulated(1).expect("g++ is installed")];
+    let devices = [Device::Cpu, test_devices::device(false)];
     let mut checked = 0;
     for case in topic.cases().expect("cases") {
         // The float batches have a tolerance; the golden topic checks them.

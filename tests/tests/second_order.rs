@@ -6,9 +6,9 @@ use fornax_engine::{
     Activation, BatchNorm, Conv2dOptions, DType, Device, GlobalPool, Result, Tensor, gradients,
 };
 use fornax_tests::cases::{Case, all, operations};
-use fornax_tests::parity::devices;
 use fornax_tests::second_order::{Derivatives, EvaluationPoint, vector};
 use fornax_tests::sweep;
+use fornax_tests::test_devices::devices;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {

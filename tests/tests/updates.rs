@@ -1,4 +1,5 @@
-//! Optimizer updates of many parameters in one call, on the emulated device and on the CPU.
+//! Optimizer updates of many parameters in one call, on a CUDA device (`FORNAX_TEST_DEVICES`, default the emulated one) and on
+//! the CPU.
 use fornax::optim::{OptimizerOptions, rule};
 use fornax_engine::dtype::{bf16, f16};
 use fornax_engine::{
@@ -6,6 +7,7 @@ use fornax_engine::{
     UpdateStats, update,
 };
 use fornax_tests::sweep;
+use fornax_tests::test_devices;
 
 fn named(name: &str) -> UpdateRule {
     rule(name, &OptimizerOptions::default()).expect("an optimizer").update
@@ -97,7 +99,7 @@ fn tensor_at(values: &[f32], shift: usize, device: &Device) -> Tensor {
 }
 
 fn device() -> Device {
-    Device::emulated(1).expect("g++ is installed")
+    test_devices::device(false)
 }
 
 #[track_caller]

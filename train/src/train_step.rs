@@ -5,10 +5,11 @@ use crate::distributed::DataParallel;
 use crate::ema::Ema;
 use crate::loader::{Batch, BatchPreparation};
 use crate::optim::Optimizer;
-use fornax_engine::cuda::{CudaGraph, PendingRead};
+use fornax_engine::cuda::{CudaGraph, PendingRead, compile_in_background};
 use fornax_engine::{
     Collective, ConvAlgorithm, DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats,
 };
+use fornax_kernels::BackgroundCompilation;
 use fornax_nn::loss::{CrossEntropy, Loss};
 use fornax_nn::precision::Operation;
 use fornax_nn::{Context, Module, Precision, StateKind, increment_num_batches_tracked, state_entries};
@@ -78,6 +79,8 @@ pub struct TrainStep {
     captured_steps: Vec<CapturedStep>,
     /// Why steps are no longer captured.
     capture_error: Option<String>,
+    /// Compilation of the kernels, which ends with the step.
+    _compilation: Option<BackgroundCompilation>,
 }
 
 /// Training step for batches of given shapes.
@@ -129,6 +132,7 @@ impl TrainStep {
         device: Device,
     ) -> TrainStep {
         let capture_enabled = options.cuda_graph != CudaGraphMode::Never && device != Device::Cpu;
+        let half = options.precision.half_dtype();
         TrainStep {
             options,
             preparation,
@@ -136,6 +140,7 @@ impl TrainStep {
             ema: None,
             data_parallel: None,
             warning: None,
+            _compilation: compile_in_background(&device, half),
             capture_enabled,
             captured_steps: vec![],
             capture_error: None,

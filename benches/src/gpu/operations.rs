@@ -247,10 +247,11 @@ fn direction(backward: bool) -> &'static str {
 }
 
 pub(super) fn random(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
-    let n = shape.iter().product();
-    // Repeats a sequence of random numbers, which is faster than sampling every element.
+    let n: usize = shape.iter().product();
+    // The device repeats a sequence of random numbers.
     let mut rng = RngStream::new(RngKey::new(0, "rows"), 0, 0);
-    let period: Vec<f32> = (0..65_521).map(|_| rng.normal()).collect();
-    let values: Vec<f32> = period.iter().copied().cycle().take(n).collect();
-    Tensor::from_vec(values, shape)?.to_device(device)?.to_dtype(dtype)
+    let period: Vec<f32> = (0..n.min(65_521)).map(|_| rng.normal()).collect();
+    let (len, repeats) = (period.len(), n.div_ceil(period.len()));
+    let period = Tensor::from_vec(period, [1, len])?.to_device(device)?.to_dtype(dtype)?;
+    period.expand([repeats, len])?.reshape([repeats * len])?.narrow(0, 0, n)?.reshape(shape)
 }

@@ -1,16 +1,14 @@
-//! Training steps of the trainer: forward, cross entropy, backward, SGD with momentum; reads the loss.
+//! ResNet-50 training steps as the trainer runs them: eager, as a CUDA graph, with benchmarked convolution plans, and without fusions of
+//! cuDNN.
 use super::{ProblemSize, median};
-use crate::fornax::Sequential;
-use crate::networks;
 use fornax::loader::Batch;
-use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
-use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
-use fornax_engine::cuda::cudnn::{ConvEngineOptions, ConvPlanChoice};
-use fornax_engine::cuda::{conv_plan_record, set_conv_engine_options};
-use fornax_engine::{DType, Device, GradientRule, LossScaling, Tensor};
-use fornax_nn::{OptLevel, Precision, init, move_to};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use fornax::train_step::CudaGraphMode;
+use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
+use fornax_engine::cuda::set_conv_engine_options;
+use fornax_engine::{DType, Device};
+use fornax_nn::{OptLevel, Precision};
+use fornax_tests::model_step::ModelStep;
+use std::time::Instant;
 
 /// How a training step is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +19,14 @@ pub enum StepVariant {
     Graph,
     /// One CUDA graph, with the fastest convolution plans of a benchmark.
     Benchmark,
+    /// The same, without operations fused with a convolution.
+    Unfused,
 }
 
 impl StepVariant {
     /// All variants.
-    pub const ALL: [StepVariant; 3] = [StepVariant::Eager, StepVariant::Graph, StepVariant::Benchmark];
+    pub const ALL: [StepVariant; 4] =
+        [StepVariant::Eager, StepVariant::Graph, StepVariant::Benchmark, StepVariant::Unfused];
 
     /// Name in result lines.
     pub fn name(self) -> &'static str {
@@ -33,7 +34,55 @@ impl StepVariant {
             StepVariant::Eager => "eager",
             StepVariant::Graph => "graph",
             StepVariant::Benchmark => "benchmark",
+            StepVariant::Unfused => "unfused",
         }
+    }
+
+    fn plans(self, size: ProblemSize) -> ConvPlanChoice {
+        match self {
+            StepVariant::Eager | StepVariant::Graph => ConvPlanChoice::Heuristic,
+            StepVariant::Benchmark => ConvPlanChoice::Benchmark(size.conv_benchmark()),
+            StepVariant::Unfused => {
+                ConvPlanChoice::Benchmark(ConvBenchmark { fused_candidates: 0, ..size.conv_benchmark() })
+            }
+        }
+    }
+}
+
+/// Row of a training step: a model and its precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepRow {
+    /// Name of the model.
+    pub model: &'static str,
+    /// Half-precision dtype of optimization level O1; `None` for f32.
+    pub half: Option<DType>,
+    /// Number of images in the batch.
+    pub images: usize,
+    /// Height and width of the images.
+    pub side: usize,
+}
+
+impl StepRow {
+    /// The rows, in f16, bf16 and f32. ResNet-50 takes minutes on the emulated device; the smoke size has ResNet-18.
+    pub fn all(size: ProblemSize) -> [StepRow; 3] {
+        let (model, images, side) = match size {
+            ProblemSize::Full => ("resnet50", 256, 224),
+            ProblemSize::Smoke => ("resnet18", 2, 64),
+        };
+        [Some(DType::F16), Some(DType::BF16), None].map(|half| StepRow { model, half, images, side })
+    }
+
+    /// Name in result lines.
+    pub fn name(&self) -> String {
+        format!("step/{}/{}", self.model, self.half.unwrap_or(DType::F32))
+    }
+
+    /// Creates the step with initial weights, and its batch.
+    pub fn create(&self, graph: CudaGraphMode, device: &Device) -> Result<(ModelStep, Batch), fornax::Error> {
+        let precision = self.half.map_or(Precision::default(), |half| Precision::new(OptLevel::O1, half));
+        let step = ModelStep::new(self.model, precision, graph, *device)?;
+        let batch = step.batch(self.images, self.side)?;
+        Ok((step, batch))
     }
 }
 
@@ -41,117 +90,36 @@ impl StepVariant {
 pub struct MeasuredStep {
     /// Seconds per step, the median over rounds.
     pub seconds: f64,
-    /// Number of images in the batch.
-    pub images: usize,
     /// Losses of the first steps.
     pub losses: Vec<f64>,
 }
 
-/// Time between reports of chosen plans.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-
 /// Number of steps whose losses are compared between variants; the second captures the graph.
 const COMPARED_STEPS: usize = 5;
 
-/// Measures a training step, at optimization level O1 with this half-precision dtype, or in f32.
+/// Measures a training step.
 pub fn measure_step(
-    network: networks::Network,
-    half: Option<DType>,
+    row: &StepRow,
     variant: StepVariant,
     device: &Device,
     size: ProblemSize,
 ) -> Result<MeasuredStep, fornax::Error> {
-    let (graph, plans) = match variant {
-        StepVariant::Eager => (CudaGraphMode::Never, ConvPlanChoice::Heuristic),
-        StepVariant::Graph => (CudaGraphMode::Always, ConvPlanChoice::Heuristic),
-        StepVariant::Benchmark => (CudaGraphMode::Always, ConvPlanChoice::Benchmark(size.conv_benchmark())),
-    };
-    set_conv_engine_options(device, ConvEngineOptions { tf32: false, deterministic: true, choice: plans })?;
-    let mut step = TrainingStep::new(network, half, graph, device, size)?;
-    let mut losses = vec![reporting_plans(device, || step.run())?];
-    for _ in 1..size.pick(COMPARED_STEPS, 3) {
-        losses.push(step.run()?);
+    let graph = if variant == StepVariant::Eager { CudaGraphMode::Never } else { CudaGraphMode::Always };
+    let options = ConvEngineOptions { tf32: false, deterministic: true, choice: variant.plans(size) };
+    set_conv_engine_options(device, options)?;
+    let (mut step, batch) = row.create(graph, device)?;
+    let mut losses = vec![];
+    for _ in 0..size.pick(COMPARED_STEPS, 3) {
+        losses.push(step.run(&batch)?);
     }
     let runs = size.pick(20, 1);
     let mut rounds = vec![];
     for _ in 0..size.pick(5, 1) {
         let started = Instant::now();
         for _ in 0..runs {
-            step.run()?;
+            step.run(&batch)?;
         }
         rounds.push(started.elapsed().as_secs_f64() / runs as f64);
     }
-    Ok(MeasuredStep { seconds: median(rounds), images: step.images(), losses })
-}
-
-/// Runs `work` and prints meanwhile how many convolution plans are chosen: timing all of a network takes minutes, in which a runner would
-/// take a silent program for a hung one.
-fn reporting_plans<T>(device: &Device, work: impl FnOnce() -> T) -> T {
-    std::thread::scope(|scope| {
-        let (done, is_done) = mpsc::channel::<()>();
-        scope.spawn(move || {
-            let mut before = 0;
-            while is_done.recv_timeout(REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let record = conv_plan_record(device).ok().flatten();
-                let chosen = record.map_or(0, |record| record.choices.len());
-                if chosen > before {
-                    println!("{chosen} convolution plans are chosen");
-                }
-                before = chosen;
-            }
-        });
-        let result = work();
-        drop(done);
-        result
-    })
-}
-
-/// Network, optimizer and batch on a device.
-pub struct TrainingStep {
-    network: Sequential,
-    optimizer: Optimizer,
-    step: TrainStep,
-    batch: Batch,
-}
-
-impl TrainingStep {
-    /// Builds the network, at optimization level O1 with this half-precision dtype, or in f32.
-    pub fn new(
-        network: networks::Network,
-        half: Option<DType>,
-        graph: CudaGraphMode,
-        device: &Device,
-        size: ProblemSize,
-    ) -> Result<TrainingStep, fornax::Error> {
-        let built = Sequential::new(&network.layers());
-        move_to(&built, device)?;
-        let precision = half.map_or(Precision::default(), |half| Precision::new(OptLevel::O1, half));
-        let scaling = precision.needs_loss_scaling().then(LossScaling::default);
-        let gradients = GradientRule { scaling, clip: None };
-        let options = OptimizerOptions::default();
-        let optimizer = create_optimizer("momentum", parameters(&built, 1e-4), &options, gradients)?;
-        let [n, h, w, c] = network.input();
-        let shape = [size.pick(n, 2), size.pick(h, 32), size.pick(w, 32), c];
-        let images = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
-        init::normal(&images, 1.0, &mut init::rng(0, "images"))?;
-        let target: Vec<i64> = (0..shape[0]).map(|i| (i * 7919 % network.classes()) as i64).collect();
-        let batch = Batch::new(images, Tensor::from_vec(target, [shape[0]])?).to_device(device)?;
-        let step = TrainStep::new(
-            TrainStepOptions { precision, cuda_graph: graph, ..TrainStepOptions::default() },
-            None,
-            *device,
-        );
-        Ok(TrainingStep { network: built, optimizer, step, batch })
-    }
-
-    /// Number of images in the batch.
-    pub fn images(&self) -> usize {
-        self.batch.target.numel()
-    }
-
-    /// Runs a step and returns the loss.
-    pub fn run(&mut self) -> Result<f64, fornax::Error> {
-        let batch = std::slice::from_ref(&self.batch);
-        self.step.run(&self.network, &self.optimizer, batch, networks::LEARNING_RATE)
-    }
+    Ok(MeasuredStep { seconds: median(rounds), losses })
 }

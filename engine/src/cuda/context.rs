@@ -4,7 +4,7 @@ use super::capture_lock::{CaptureLock, StreamAccess};
 use super::channels::TICKETS;
 use super::communication::Communication;
 use super::cublaslt::CublasLt;
-use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn};
+use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn, GpuKind};
 use super::pinned::PinnedPool;
 use super::profile::KernelProfiler;
 use super::staging::StagingPool;
@@ -218,8 +218,10 @@ impl Gpu {
 
     /// cuDNN on this device's stream, opened at its first use.
     pub(super) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
+        let GpuInfo { name, capability, multiprocessors, .. } = &self.info;
+        let kind = GpuKind { capability: *capability, multiprocessors: *multiprocessors };
         // SAFETY: the stream lives as long as this value, and callers have bound its context.
-        let open = || unsafe { Cudnn::new(self.stream(), &self.info.name) };
+        let open = || unsafe { Cudnn::new(self.stream(), name, kind) };
         self.cudnn.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 

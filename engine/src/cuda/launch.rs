@@ -1,5 +1,5 @@
-//! Kernel launches with checked arguments. A kernel module is compiled, if necessary, and loaded at its first use, which may be in a capture;
-//! a kernel's handle is looked up once per device.
+//! Kernel launches with checked arguments. The kernels of one dtype of a module are compiled, if necessary, and loaded at their first use,
+//! which may be in a capture; a kernel's handle is looked up once per device.
 use super::capture_lock::relaxed_capture;
 use super::versions::has_parameter_info;
 use super::{CudaError, DeviceSlice, Gpu, Result};
@@ -154,7 +154,8 @@ pub(super) struct KernelModules(Mutex<LoadedKernels>);
 
 #[derive(Default)]
 struct LoadedKernels {
-    modules: HashMap<&'static str, CudaModule>,
+    /// Modules by the name of their unit.
+    modules: HashMap<String, CudaModule>,
     kernels: HashMap<Kernel, KernelFunction>,
     /// Kernels of generated sources, by the name of their source.
     generated: HashMap<String, KernelFunction>,
@@ -279,12 +280,16 @@ impl Gpu {
         if let Some(function) = loaded.kernels.get(&kernel) {
             return Ok(function.clone());
         }
-        let name = kernel.module;
-        if !loaded.modules.contains_key(name) {
-            let module = self.load_module(name, |target| fornax_kernels::module_image(name, target))?;
-            loaded.modules.insert(name, module);
+        let name = kernel.to_string();
+        let unit = fornax_kernels::kernel_unit(&name)
+            .filter(|unit| unit.module.name == kernel.module)
+            .ok_or_else(|| CudaError::new(format!("kernel module {} has no kernel {name}", kernel.module)))?;
+        let unit_name = unit.name();
+        if !loaded.modules.contains_key(&unit_name) {
+            let module = self.load_module(&unit_name, |target| fornax_kernels::unit_image(unit, target))?;
+            loaded.modules.insert(unit_name.clone(), module);
         }
-        let function = self.look_up(&loaded.modules[name], name, &kernel.to_string())?;
+        let function = self.look_up(&loaded.modules[&unit_name], &unit_name, &name)?;
         loaded.kernels.insert(kernel, function.clone());
         Ok(function)
     }

@@ -19,6 +19,7 @@ pub(crate) mod binary;
 mod capture_lock;
 mod channels;
 mod communication;
+mod compilation;
 mod context;
 pub(crate) mod conv2d;
 pub(crate) mod conv_norm;
@@ -59,6 +60,7 @@ pub(crate) mod unary;
 mod versions;
 
 pub use async_copy::{PendingRead, PendingUpload, upload};
+pub use compilation::compile_in_background;
 pub use context::{
     GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
     set_conv_engine_options, use_stored_conv_plans,

@@ -5,6 +5,7 @@ use crate::Device;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUstream;
 use cudarc::driver::{profiler_start, profiler_stop};
+use fornax_kernels::emulator::counted_bytes;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ pub struct DeviceInterval {
     pub start: f64,
     /// Seconds from its start to its end.
     pub seconds: f64,
+    /// Bytes of device memory that it read and wrote, as counted by the emulated device in counted mode.
+    pub bytes: Option<u64>,
 }
 
 /// Profile of a device from [`KernelProfile::start`] to [`KernelProfile::finish`]. Graph replays are not included: their kernels have no
@@ -81,6 +84,7 @@ struct TimedLaunch {
     stream: StreamKind,
     start: TimingEvent,
     end: TimingEvent,
+    bytes: Option<u64>,
 }
 
 impl KernelProfile {
@@ -117,11 +121,11 @@ impl KernelProfile {
 
     fn timeline(&self, launches: Vec<TimedLaunch>) -> Result<Vec<DeviceInterval>> {
         let _access = self.gpu.bind()?;
-        let interval = |TimedLaunch { name, stream, start, end }: TimedLaunch| {
+        let interval = |TimedLaunch { name, stream, start, end, bytes }: TimedLaunch| {
             let since_start = start.milliseconds_since(&self.start).map_err(|e| failed(&name, e))?;
             let milliseconds = end.milliseconds_since(&start).map_err(|e| failed(&name, e))?;
             let (start, seconds) = (f64::from(since_start) / 1e3, f64::from(milliseconds) / 1e3);
-            Ok(DeviceInterval { name, stream, start, seconds })
+            Ok(DeviceInterval { name, stream, start, seconds, bytes })
         };
         launches.into_iter().map(interval).collect()
     }
@@ -204,10 +208,12 @@ impl Gpu {
         if !self.profiler.is_active.load(Ordering::Relaxed) || self.capture_lock.is_capturing() {
             return queue();
         }
+        let before = counted_bytes();
         let start = timing_event(stream, name)?;
         let value = queue()?;
         let end = timing_event(stream, name)?;
-        self.profiler.lock().push(TimedLaunch { name: name.to_string(), stream: kind, start, end });
+        let bytes = before.and_then(|before| Some(counted_bytes()? - before));
+        self.profiler.lock().push(TimedLaunch { name: name.to_string(), stream: kind, start, end, bytes });
         Ok(value)
     }
 }

@@ -3,8 +3,13 @@ use crate::cudnn_errors;
 use crate::device::{Block, Device};
 use crate::numbers::{DTYPES, error, from_bytes, random, to_bytes};
 use fornax_engine::cuda::LibraryError;
-use fornax_engine::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn};
+use fornax_engine::cuda::cudnn::{
+    ConvBenchmark, ConvEngineOptions, ConvKind, ConvPlanChoice, Cudnn, GpuKind,
+};
 use fornax_engine::{ConvAlgorithm, ConvShape, DType};
+
+/// Kind of the emulated device.
+pub const KIND: GpuKind = GpuKind { capability: (9, 0), multiprocessors: 132 };
 
 pub const BASE: ConvShape = ConvShape {
     n: 2,
@@ -89,7 +94,7 @@ impl Fixture {
     fn new() -> Fixture {
         let device = Device::open();
         // SAFETY: the device outlives `dnn`, and opening it made its context current.
-        let dnn = unsafe { Cudnn::new(device.stream(), "emulated") }.unwrap();
+        let dnn = unsafe { Cudnn::new(device.stream(), "emulated", KIND) }.unwrap();
         Fixture { device, dnn }
     }
 

@@ -1,5 +1,5 @@
 //! Convolutions fused with the statistics of their output.
-use crate::cudnn::{BASE, reference};
+use crate::cudnn::{BASE, KIND, reference};
 use crate::device::{Block, Device};
 use crate::numbers::{error, from_bytes, random, to_bytes};
 use fornax_engine::cuda::LibraryError;
@@ -28,7 +28,7 @@ struct FusedResult {
 fn run(s: &ConvShape, dtype: DType, options: ConvEngineOptions) -> Result<FusedResult, LibraryError> {
     let device = Device::open();
     // SAFETY: the device outlives `dnn`, and opening it made its context current.
-    let dnn = unsafe { Cudnn::new(device.stream(), "emulated") }.unwrap();
+    let dnn = unsafe { Cudnn::new(device.stream(), "emulated", KIND) }.unwrap();
     let upload = |values: &[f64], dtype| device.upload(&to_bytes(values, dtype), 0);
     let [image, weight, _] = operands(s, dtype);
     let (x, w) = (upload(&image, dtype), upload(&weight, dtype));

@@ -1,12 +1,10 @@
 //! Device memory traffic and launches of a whole ResNet-50 training step, as the trainer runs it in f16.
 use super::{GPU, serialize};
-use fornax::data::ChannelStats;
-use fornax::loader::Batch;
-use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
-use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
-use fornax_engine::{DType, GradientRule, LossScaling, Tensor};
+use fornax::train_step::CudaGraphMode;
+use fornax_engine::DType;
 use fornax_kernels::emulator::{self, WorkCount};
-use fornax_nn::{Model, ModelOptions, OptLevel, Precision, create_model, move_to};
+use fornax_nn::{OptLevel, Precision};
+use fornax_tests::model_step::ModelStep;
 use fornax_tests::sweep;
 use std::collections::BTreeMap;
 
@@ -52,54 +50,26 @@ impl KindCost {
     }
 }
 
-struct CountedTraining {
-    model: Box<dyn Model>,
-    optimizer: Optimizer,
-    step: TrainStep,
+/// Work of one update with `images` images.
+fn count(step: &mut ModelStep, images: usize) -> BTreeMap<String, WorkCount> {
+    let batch = step.batch(images, SIDE).expect("memory");
+    let before = emulator::work_counts();
+    step.run(&batch).expect("a step");
+    let mut counts = emulator::work_counts();
+    for (name, count) in &mut counts {
+        let old = before.get(name).copied().unwrap_or_default();
+        count.executions -= old.executions;
+        count.loads -= old.loads;
+        count.stores -= old.stores;
+    }
+    // The checker's record of tensors is no launch.
+    counts.retain(|name, count| count.executions > 0 && name != "suballocation");
+    counts
 }
 
-impl CountedTraining {
-    fn new() -> CountedTraining {
-        let model = create_model("resnet50", &ModelOptions::default()).expect("a model");
-        move_to(&*model, &GPU).expect("memory");
-        // Untrained weights would overflow at the usual initial scale, and the update would be skipped.
-        let scaling = LossScaling { init_scale: 1.0, ..LossScaling::default() };
-        let gradients = GradientRule { scaling: Some(scaling), clip: None };
-        let optimizer =
-            create_optimizer("momentum", parameters(&*model, 1e-4), &OptimizerOptions::default(), gradients)
-                .expect("an optimizer");
-        let options = TrainStepOptions {
-            precision: Precision::new(OptLevel::O1, DType::F16),
-            cuda_graph: CudaGraphMode::Never,
-            ..TrainStepOptions::default()
-        };
-        let statistics = ChannelStats { white: 255, mean: vec![0.5; 3], std: vec![0.25; 3] };
-        let step = TrainStep::new(options, Some(statistics.into()), GPU);
-        CountedTraining { model, optimizer, step }
-    }
-
-    /// Work of one update with `images` images.
-    fn count(&mut self, images: usize) -> BTreeMap<String, WorkCount> {
-        let bytes = (0..images * SIDE * SIDE * 3).map(|i| (i * 7919 % 251) as u8).collect();
-        let target: Vec<i64> = (0..images as i64).collect();
-        let batch = Batch::new(
-            Tensor::from_vec(bytes, [images, SIDE, SIDE, 3]).expect("memory"),
-            Tensor::from_vec(target, [images]).expect("memory"),
-        );
-        let batch = batch.to_device(&GPU).expect("memory");
-        let before = emulator::work_counts();
-        self.step.run(&*self.model, &self.optimizer, &[batch], 0.1).expect("a step");
-        let mut counts = emulator::work_counts();
-        for (name, count) in &mut counts {
-            let old = before.get(name).copied().unwrap_or_default();
-            count.executions -= old.executions;
-            count.loads -= old.loads;
-            count.stores -= old.stores;
-        }
-        // The checker's record of tensors is no launch.
-        counts.retain(|name, count| count.executions > 0 && name != "suballocation");
-        counts
-    }
+fn resnet50() -> ModelStep {
+    let precision = Precision::new(OptLevel::O1, DType::F16);
+    ModelStep::new("resnet50", precision, CudaGraphMode::Never, GPU).expect("a model")
 }
 
 /// Costs by kind. The counts of two batch sizes separate bytes per image from bytes per step.
@@ -122,11 +92,11 @@ fn costs(one: &BTreeMap<String, WorkCount>, two: &BTreeMap<String, WorkCount>) -
 #[test]
 fn resnet50_step_stays_within_its_launches() {
     let _guard = serialize();
-    let mut training = CountedTraining::new();
+    let mut step = resnet50();
     // Fused convolutions are used after a probe of their results, so the first step computes.
-    training.count(1);
+    count(&mut step, 1);
     emulator::set_empty_kernels(true).expect("the emulated device");
-    let launches: u64 = training.count(1).values().map(|count| count.executions).sum();
+    let launches: u64 = count(&mut step, 1).values().map(|count| count.executions).sum();
     emulator::set_empty_kernels(false).expect("the emulated device");
     assert!(launches > 100 && launches <= MAX_LAUNCHES, "{launches} launches, more than {MAX_LAUNCHES}");
 }
@@ -138,11 +108,11 @@ fn resnet50_step_stays_within_its_traffic_and_launches() {
         return;
     }
     let _guard = serialize();
-    let mut training = CountedTraining::new();
+    let mut step = resnet50();
     // The first update casts all parameters, and that of each batch size plans convolutions.
-    training.count(1);
-    training.count(2);
-    let (one, two) = (training.count(1), training.count(2));
+    count(&mut step, 1);
+    count(&mut step, 2);
+    let (one, two) = (count(&mut step, 1), count(&mut step, 2));
     let costs = costs(&one, &two);
     println!("| ResNet-50, f16, batch {TABLE_BATCH} | MB per image | launches |\n|---|--:|--:|");
     for ((kind, _), cost) in KINDS.iter().zip(&costs) {

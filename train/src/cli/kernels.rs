@@ -1,28 +1,33 @@
 //! `fornax kernels`: list of the CUDA kernels, and ahead-of-time compilation.
 use super::{print, table};
 use crate::error::ErrorKind;
+use crate::optim::{OptimizerOptions, optimizer_names, rule};
 use crate::{Error, Result};
 use clap::Subcommand;
 use fornax_engine::cuda;
-use fornax_kernels::{cache, kernel_modules, module_image};
+use fornax_kernels::{KernelSource, cache, compile_all, kernel_modules, kernel_units, recorded_sources};
+use std::path::{Path, PathBuf};
 
 /// Subcommands of `fornax kernels`.
 #[derive(Subcommand)]
 pub enum KernelsCommand {
     /// List the kernel modules and their kernels
     List,
-    /// Compile every kernel module into the cache, for this machine's CUDA devices or for --arch
+    /// Compile all kernels, and those of the optimizers, into the cache, for this machine's CUDA devices or for --arch
     Build {
-        /// Compute capability, such as 9.0 [default: those of this machine's devices]
-        #[arg(long, value_name = "X.Y", value_parser = capability)]
-        arch: Option<(u32, u32)>,
+        /// Compute capabilities, such as 8.0,9.0 [default: those of this machine's devices]
+        #[arg(long, value_name = "X.Y", value_parser = capability, value_delimiter = ',')]
+        arch: Vec<(u32, u32)>,
+        /// Folder of generated sources that programs stored with FORNAX_KERNEL_SOURCES; they are compiled too
+        #[arg(long, value_name = "DIR")]
+        sources: Option<PathBuf>,
     },
 }
 
 pub fn execute(command: &KernelsCommand) -> Result<()> {
     match command {
         KernelsCommand::List => list()?,
-        KernelsCommand::Build { arch } => build(*arch)?,
+        KernelsCommand::Build { arch, sources } => build(arch, sources.as_deref())?,
     }
     Ok(())
 }
@@ -37,30 +42,51 @@ fn list() -> Result<()> {
     print(&table(&rows, &[]))
 }
 
-fn build(arch: Option<(u32, u32)>) -> Result<()> {
+fn build(arch: &[(u32, u32)], sources: Option<&Path>) -> Result<()> {
     let unusable = |why: String| {
         Error::new(ErrorKind::Device, "no kernels were compiled")
             .because(why)
             .remedy("`fornax doctor` shows the missing libraries; --arch X.Y compiles without a device")
     };
     let mut capabilities = match arch {
-        Some(capability) => vec![capability],
-        None => cuda::devices().map_err(unusable)?.into_iter().map(|device| device.capability).collect(),
+        [] => cuda::devices().map_err(unusable)?.into_iter().map(|device| device.capability).collect(),
+        given => given.to_vec(),
     };
     capabilities.sort_unstable();
     capabilities.dedup();
-    for (major, minor) in capabilities {
-        let mut total = 0;
-        for module in kernel_modules() {
-            total += module_image(module.name, (major, minor)).map_err(|e| unusable(e.to_string()))?.len();
-        }
-        let (count, cache) = (kernel_modules().len(), cache::folder());
+    let mut generated = optimizer_sources()?;
+    if let Some(folder) = sources {
+        let what = "the generated sources cannot be read";
+        generated.extend(
+            recorded_sources(folder).map_err(|e| Error::unreadable(ErrorKind::Data, what, folder, &e))?,
+        );
+    }
+    generated.sort();
+    generated.dedup();
+    let generated = generated.iter().map(|(name, text)| KernelSource { name, text });
+    let all: Vec<KernelSource> = kernel_units().iter().map(|unit| unit.source()).chain(generated).collect();
+    for capability in capabilities {
+        let sizes = compile_all(&all, capability).map_err(|e| unusable(e.to_string()))?;
+        let ((major, minor), count, total) = (capability, all.len(), sizes.iter().sum::<usize>());
         print(&format!(
-            "{count} kernel modules for compute capability {major}.{minor}: {total} bytes, cached in {}\n",
-            cache.display()
+            "{count} kernel images for compute capability {major}.{minor}: {total} bytes, cached in {}\n",
+            cache::folder().display()
         ))?;
     }
     Ok(())
+}
+
+/// Names and texts of the kernels of every optimizer with its default options.
+fn optimizer_sources() -> Result<Vec<(String, String)>> {
+    // Some optimizers depend on the highest learning rate, which the kernels read from memory.
+    let options = OptimizerOptions { lr: Some(0.1), ..OptimizerOptions::default() };
+    let mut found = vec![];
+    for name in optimizer_names() {
+        let rule = rule(name, &options)?.update;
+        let named = rule.kernels().into_iter().zip(rule.cuda_sources());
+        found.extend(named.map(|(name, text)| (name.to_string(), text.to_string())));
+    }
+    Ok(found)
 }
 
 fn capability(text: &str) -> std::result::Result<(u32, u32), String> {

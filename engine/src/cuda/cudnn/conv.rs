@@ -1,5 +1,6 @@
 //! Convolutions on a stream, with a cache of plans, which are made at the first use of a problem.
 use super::api::{CudnnApi, driver_error, unplanned, unsupported};
+use super::candidates::{self, GpuKind};
 use super::choices::{ConvChoice, ConvChoices, ConvPlanRecord, key};
 use super::descriptor::{AttributeName, Descriptor, DescriptorType, DevicePointer, HandleValue};
 use super::graph::{INPUT, OUTPUT, SQUARES, SUM, WEIGHT};
@@ -28,6 +29,7 @@ struct CudnnState {
     // than separate operations.
     plans: HashMap<ConvProblem, Option<ExecutionPlan>>,
     choices: ConvChoices,
+    kind: GpuKind,
     planner: ConvPlanner,
     handle: CudnnHandle,
 }
@@ -81,11 +83,11 @@ struct ConvTensors {
 }
 
 impl Cudnn {
-    /// Opens cuDNN for `stream`, whose context must be current and must outlive this value, on the GPU of that name.
+    /// Opens cuDNN for `stream`, whose context must be current and must outlive this value, on the GPU of that name and kind.
     ///
     /// # Safety
     /// `stream` must be a live stream of the current context.
-    pub unsafe fn new(stream: CUstream, gpu: &str) -> Result<Cudnn, LibraryError> {
+    pub unsafe fn new(stream: CUstream, gpu: &str, kind: GpuKind) -> Result<Cudnn, LibraryError> {
         let api = CudnnApi::get()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the library writes one pointer.
@@ -97,7 +99,7 @@ impl Cudnn {
         api.check(status, || "setting the stream".into())?;
         let planner = ConvPlanner::with_handle(api, HandleValue(raw));
         let choices = ConvChoices::new(gpu, planner.version());
-        let state = CudnnState { plans: HashMap::new(), choices, planner, handle };
+        let state = CudnnState { plans: HashMap::new(), choices, kind, planner, handle };
         Ok(Cudnn { api, stream, state: Mutex::new(state) })
     }
 
@@ -257,6 +259,9 @@ impl Cudnn {
         if fusion.statistics && dtype == DType::F32 && !options.tf32 {
             return Err(unsupported(problem));
         }
+        if fusion != ConvFusion::default() && is_unfused(options.choice) {
+            return Err(unsupported(problem));
+        }
         let mut state = self.lock();
         match state.plans.get(&problem) {
             Some(Some(plan)) => {
@@ -339,11 +344,11 @@ impl Cudnn {
         let run = &mut |plan: &ExecutionPlan| self.execute(&state.handle, plan, tensors, workspace);
         let selection = self.selection(&state, problem, tensors, run);
         let selected = match problem.options.choice {
-            ConvPlanChoice::Benchmark(benchmark) if problem.fusion.statistics => {
-                selection.fastest(benchmark.fused_candidates, benchmark.workspace)
-            }
             ConvPlanChoice::Benchmark(benchmark) => {
-                selection.fastest(benchmark.candidates, benchmark.workspace)
+                let ConvBenchmark { candidates, fused_candidates, workspace, disk_cache } = benchmark;
+                let count = if problem.fusion.statistics { fused_candidates } else { candidates };
+                let stored = || candidates::load(state.kind, state.planner.version(), problem);
+                selection.fastest(count, workspace, &if disk_cache { stored() } else { vec![] })
             }
             ConvPlanChoice::Heuristic | ConvPlanChoice::Stored => {
                 let plan = selection.first_that_runs();
@@ -481,6 +486,11 @@ impl ConvTensors {
 /// True if choices for the problem are read from and stored in the cache folder.
 fn has_disk_cache(problem: &ConvProblem) -> bool {
     matches!(problem.options.choice, ConvPlanChoice::Benchmark(ConvBenchmark { disk_cache: true, .. }))
+}
+
+/// True if operations are not fused with a convolution.
+fn is_unfused(choice: ConvPlanChoice) -> bool {
+    matches!(choice, ConvPlanChoice::Benchmark(ConvBenchmark { fused_candidates: 0, .. }))
 }
 
 /// Maximum workspace of a plan from the cache folder.

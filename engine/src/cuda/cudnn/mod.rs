@@ -4,8 +4,9 @@
 //! A [`ConvProblem`] is described as an operation graph (`graph`). cuDNN's heuristics return engine configurations for it (`planner`). The
 //! first one that builds and runs, or the fastest of several (`selection`), becomes the plan that [`Cudnn`] caches (`conv`). Choices made by
 //! timing are stored on disk and in checkpoints (`choices`). Planning also works without a device, for one described by
-//! [`DeviceProperties`].
+//! [`DeviceProperties`]; such plans are `candidates` for timing.
 mod api;
+mod candidates;
 mod choices;
 mod conv;
 mod descriptor;
@@ -16,6 +17,7 @@ mod problem;
 mod selection;
 mod timing;
 
+pub use candidates::{GpuKind, PlanCounts, plan_counts, store_plan_candidates};
 pub use choices::ConvPlanRecord;
 pub use conv::{ChannelSums, Cudnn, FusionAlternative};
 pub use device_properties::DeviceProperties;

@@ -100,6 +100,18 @@ impl ConvPlanner {
         Err(last_error)
     }
 
+    /// JSON representations of the first `count` plans that build and need at most `workspace` bytes, in turn by engine.
+    pub fn candidates(
+        &self,
+        problem: &ConvProblem,
+        count: usize,
+        workspace: usize,
+    ) -> Result<Vec<String>, LibraryError> {
+        let graph = self.describe(problem)?;
+        let built = self.plans_in_turn(problem, &graph).flatten().filter(|plan| plan.workspace <= workspace);
+        built.take(count).map(|plan| plan.json()).collect()
+    }
+
     /// Builds the operation graph of `problem`.
     pub(super) fn describe(&self, problem: &ConvProblem) -> Result<Descriptor, LibraryError> {
         let handle = match self.target {

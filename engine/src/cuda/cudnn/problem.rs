@@ -70,7 +70,8 @@ pub enum ConvPlanChoice {
 pub struct ConvBenchmark {
     /// Maximum number of plans to time, in the order of cuDNN's heuristics.
     pub candidates: usize,
-    /// Maximum number of plans of a fusion to time. cuDNN compiles most of them, for up to a second each.
+    /// Maximum number of plans of a fusion to time. cuDNN compiles most of them, for up to a second each. 0: fuse
+    /// nothing with a convolution.
     pub fused_candidates: usize,
     /// Maximum workspace of a plan in bytes.
     pub workspace: usize,

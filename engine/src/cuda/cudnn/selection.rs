@@ -1,5 +1,6 @@
 //! Selection of a problem's plan by running candidates: the first that runs, the fastest, or a stored one.
 use super::api::{driver_error, is_fault, unsupported};
+use super::candidates;
 use super::conv::ChannelSums;
 use super::planner::{ConvPlanner, ExecutionPlan, FIRST_THEN_ALL};
 use super::problem::ConvProblem;
@@ -50,23 +51,44 @@ impl PlanSelection<'_> {
         Err(SelectionError::NoPlan(last_error))
     }
 
-    /// The fastest of `candidates` plans, taken in turn by engine, that need at most `workspace` bytes, with its JSON representation.
+    /// The fastest of `count` plans that need at most `workspace` bytes, with its JSON representation: of the `stored` ones or, if none of
+    /// them runs, of the planner's, taken in turn by engine.
     pub(super) fn fastest(
         mut self,
-        candidates: usize,
+        count: usize,
         workspace: usize,
+        stored: &[String],
     ) -> Result<(ExecutionPlan, String), SelectionError> {
         let planner = self.planner;
-        let timer = EventTimer::new(self.stream).map_err(SelectionError::Fault)?;
+        if !stored.is_empty() {
+            let restored = stored.iter().map(|json| planner.restore(json));
+            match self.fastest_of(restored, count, workspace, true) {
+                Err(SelectionError::NoPlan(_)) => {}
+                decided => return decided,
+            }
+        }
         let graph = planner.describe(self.problem).map_err(SelectionError::NoPlan)?;
+        self.fastest_of(planner.plans_in_turn(self.problem, &graph), count, workspace, false)
+    }
+
+    fn fastest_of(
+        &mut self,
+        plans: impl Iterator<Item = Result<ExecutionPlan, LibraryError>>,
+        count: usize,
+        workspace: usize,
+        are_restored: bool,
+    ) -> Result<(ExecutionPlan, String), SelectionError> {
+        let timer = EventTimer::new(self.stream).map_err(SelectionError::Fault)?;
         let mut best: Option<(f32, (ExecutionPlan, String))> = None;
         let mut last_error = unsupported(self.problem);
-        let small = planner.plans_in_turn(self.problem, &graph).filter(|plan| match plan {
+        let small = plans.filter(|plan| match plan {
             Ok(plan) => plan.workspace <= workspace,
             Err(_) => true,
         });
-        for plan in small.take(candidates.max(1)) {
-            let storable = self.try_out(plan)?.and_then(|plan| plan.json().map(|json| (plan, json)));
+        for plan in small.take(count.max(1)) {
+            let tried = self.try_out(plan)?;
+            candidates::count(are_restored, tried.is_ok());
+            let storable = tried.and_then(|plan| plan.json().map(|json| (plan, json)));
             match storable {
                 Ok((plan, json)) => match timer.median_time(|| (self.run)(&plan)) {
                     Ok(time) if best.as_ref().is_none_or(|best| time < best.0) => {
