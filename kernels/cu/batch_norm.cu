@@ -10,70 +10,10 @@
 // residual's gradient; the second reads x and d and writes dx.
 //
 // `saved` is [4, c] floats: mean, 1 / std, scale = weight / std, shift = bias - mean * scale.
+#include "batch_norm_activation.cuh"
 #include "batch_norm_sums.cuh"
 
-enum { kIdentity, kRelu, kRelu6, kSilu, kHardSwish };
-
 namespace {
-
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-// Comparisons are written so that NaN propagates.
-__device__ __forceinline__ float clamp(float x, float low, float high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
-template <int V> __device__ __forceinline__ void activate(int f, float (&x)[V]) {
-  switch (f) {
-    case kRelu:
-#pragma unroll
-      for (int k = 0; k < V; k++) x[k] = x[k] < 0 ? 0 : x[k];
-      break;
-    case kRelu6:
-#pragma unroll
-      for (int k = 0; k < V; k++) x[k] = clamp(x[k], 0, 6);
-      break;
-    case kSilu:
-#pragma unroll
-      for (int k = 0; k < V; k++) x[k] *= sigmoid(x[k]);
-      break;
-    case kHardSwish:
-#pragma unroll
-      for (int k = 0; k < V; k++) x[k] *= clamp(x[k] + 3, 0, 6) * (1.0f / 6);
-      break;
-    default: break;
-  }
-}
-
-/// d *= f'(x)
-template <int V> __device__ __forceinline__ void multiply_by_derivative(int f, const float (&x)[V], float (&d)[V]) {
-  switch (f) {
-    case kRelu:
-#pragma unroll
-      for (int k = 0; k < V; k++) d[k] *= x[k] > 0 ? 1.0f : 0.0f;
-      break;
-    case kRelu6:
-#pragma unroll
-      for (int k = 0; k < V; k++) d[k] *= x[k] > 0 && x[k] < 6 ? 1.0f : 0.0f;
-      break;
-    case kSilu:
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const float s = sigmoid(x[k]);
-        d[k] *= s * (1 + x[k] * (1 - s));
-      }
-      break;
-    case kHardSwish:
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const float low = x[k] > -3 ? x[k] * (1.0f / 3) + 0.5f : 0;
-        d[k] *= x[k] < 3 ? low : 1;
-      }
-      break;
-    default: break;
-  }
-}
 
 /// Result of the statistics pass, and what it takes besides x. Weight, bias and running statistics have dtype `dtype`, and may be null.
 struct StatisticsMerge {
@@ -160,47 +100,46 @@ __device__ void statistics(const T* __restrict__ x, const StatisticsMerge& m, lo
 }
 
 /// y = f(x * scale + shift + residual)
-template <typename T, int V>
+template <typename T, int V, bool kHasResidual>
 __device__ void apply(const T* __restrict__ x, const float* __restrict__ saved, const T* __restrict__ residual,
                       T* __restrict__ y, long long rows, int c, int chunk_rows, int f) {
+  struct Loaded {
+    Stored<T, V> x, residual;
+  };
   const Tile<V> tile(c);
-  const long long first = (long long)blockIdx.y * chunk_rows;
-  const int n = (int)min((long long)chunk_rows, rows - first);
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     const int at = tile.channel(t);
     if (at >= c) continue;
     float scale[V], shift[V];
     load_floats(saved + 2 * c + at, scale);
     load_floats(saved + 3 * c + at, shift);
-#pragma unroll 2
-    for (int row = tile.row; row < n; row += tile.rows) {
-      const long long i = (first + row) * c + at;
-      float v[V], r[V] = {};
-      load<V>(x + i, v);
-      if (residual) load<V>(residual + i, r);
+    for_rows_backwards<kHasResidual ? 2 : 4>(
+        tile, rows, chunk_rows,
+        [&](long long row) {
+          Loaded of;
+          of.x = Stored<T, V>::load(x + row * c + at);
+          if constexpr (kHasResidual) of.residual = Stored<T, V>::load(residual + row * c + at);
+          return of;
+        },
+        [&](long long row, const Loaded& of) {
+          float v[V], r[V] = {};
+          of.x.widen(v);
+          if constexpr (kHasResidual) of.residual.widen(r);
 #pragma unroll
-      for (int k = 0; k < V; k++) v[k] = fmaf(v[k], scale[k], shift[k]) + r[k];
-      activate(f, v);
-      store<V>(y + i, v);
-    }
+          for (int k = 0; k < V; k++) v[k] = fmaf(v[k], scale[k], shift[k]) + r[k];
+          activate(f, v);
+          store<V>(y + row * c + at, v);
+        });
   }
 }
 
-/// d = dy * f'(z), with z = x * scale + shift + residual; a null residual counts as 0.
-template <typename T, int V>
-__device__ __forceinline__ void activation_grad(int f, const T* residual, long long i, const float (&x)[V], const float (&scale)[V],
-                                      const float (&shift)[V], float (&d)[V]) {
-  float z[V] = {};
-  if (residual) load<V>(residual + i, z);
-#pragma unroll
-  for (int k = 0; k < V; k++) z[k] += fmaf(x[k], scale[k], shift[k]);
-  multiply_by_derivative(f, z, d);
-}
-
 /// Sums over the rows of d and of d * (x - mean). Also writes d unless it is null; d may alias dy.
-template <typename T, int V>
+template <typename T, int V, bool kHasResidual>
 __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__ residual, const float* __restrict__ saved,
                      T* d, const SumsMerge& m, long long rows, int c, int chunk_rows, int f) {
+  struct Loaded {
+    Stored<T, V> x, dy, residual;
+  };
   const Tile<V> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows;
   const int n = (int)min((long long)chunk_rows, rows - first);
@@ -212,30 +151,32 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
       load_floats(saved + at, mean);
       load_floats(saved + 2 * c + at, scale);
       load_floats(saved + 3 * c + at, shift);
-#pragma unroll 2
-      for (int row = tile.row; row < n; row += tile.rows) {
-        const long long i = (first + row) * c + at;
-        float v[V], g[V];
-        load<V>(x + i, v);
-        load<V>(dy + i, g);
-        if (f != kIdentity) activation_grad<T, V>(f, residual, i, v, scale, shift, g);
-        if (d) store<V>(d + i, g);
+      for_rows<2>(
+          tile.row, n, tile.rows,
+          [&](int row) {
+            const long long i = (first + row) * c + at;
+            Loaded of;
+            of.x = Stored<T, V>::load(x + i);
+            of.dy = Stored<T, V>::load(dy + i);
+            if constexpr (kHasResidual) of.residual = Stored<T, V>::load(residual + i);
+            return of;
+          },
+          [&](int row, const Loaded& of) {
+            float v[V], g[V], r[V] = {};
+            of.x.widen(v);
+            of.dy.widen(g);
+            if constexpr (kHasResidual) of.residual.widen(r);
+            if (f != kIdentity) multiply_by_derivative(f, v, scale, shift, r, g);
+            if (d) store<V>(d + (first + row) * c + at, g);
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-          totals[k] += g[k];
-          totals[V + k] = fmaf(g[k], v[k] - mean[k], totals[V + k]);
-        }
-      }
+            for (int k = 0; k < V; k++) {
+              totals[k] += g[k];
+              totals[V + k] = fmaf(g[k], v[k] - mean[k], totals[V + k]);
+            }
+          });
     }
     sum_over_rows(totals, tile.lanes);
-    if (at < c && tile.row == 0) {
-      float* out = m.partial + blockIdx.y * 2ll * c + at;
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        out[k] = totals[k];
-        out[c + k] = totals[V + k];
-      }
-    }
+    if (at < c && tile.row == 0) store_sums(m, c, at, totals);
   }
   finish_sums(tile, m, saved, rows, c);
 }
@@ -244,31 +185,37 @@ __device__ void sums(const T* __restrict__ x, const T* dy, const T* __restrict__
 template <typename T, bool kPacked>
 __device__ void apply_masked(const T* __restrict__ x, const float* __restrict__ saved, const T* __restrict__ residual,
                              T* __restrict__ y, unsigned char* __restrict__ mask, long long rows, int c, int chunk_rows, int f) {
+  struct Loaded {
+    Stored<T, kBits> x, residual;
+  };
   const Tile<kBits> tile(c);
-  const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
-  const int count = (int)min((long long)chunk_rows, rows - first);
+  const long long bytes = (c + kBits - 1) / kBits;
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     const int at = tile.channel(t), n = c - at;
     if (n <= 0) continue;
     float scale[kBits], shift[kBits];
     load_eight<kPacked>(saved + 2 * c + at, n, scale);
     load_eight<kPacked>(saved + 3 * c + at, n, shift);
-#pragma unroll 2
-    for (int row = tile.row; row < count; row += tile.rows) {
-      const long long i = (first + row) * c + at;
-      float v[kBits], r[kBits];
-      load_eight<kPacked>(x + i, n, v);
-      load_eight<kPacked>(residual + i, n, r);
-      unsigned bits = 0;
+    for_rows_backwards<2>(
+        tile, rows, chunk_rows,
+        [&](long long row) {
+          const long long i = row * c + at;
+          return Loaded{load_eight<kPacked>(x + i, n), load_eight<kPacked>(residual + i, n)};
+        },
+        [&](long long row, const Loaded& of) {
+          float v[kBits], r[kBits];
+          of.x.widen(v);
+          of.residual.widen(r);
+          unsigned bits = 0;
 #pragma unroll
-      for (int k = 0; k < kBits; k++) {
-        v[k] = fmaf(v[k], scale[k], shift[k]) + r[k];
-        bits |= (unsigned)(v[k] > 0 && (f == kRelu || v[k] < 6)) << k;
-      }
-      mask[(first + row) * bytes + at / kBits] = (unsigned char)bits;
-      activate(f, v);
-      store_eight<kPacked>(y + i, n, v);
-    }
+          for (int k = 0; k < kBits; k++) {
+            v[k] = fmaf(v[k], scale[k], shift[k]) + r[k];
+            bits |= (unsigned)(v[k] > 0 && (f == kRelu || v[k] < 6)) << k;
+          }
+          mask[row * bytes + at / kBits] = (unsigned char)bits;
+          activate(f, v);
+          store_eight<kPacked>(y + row * c + at, n, v);
+        });
   }
 }
 
@@ -276,6 +223,10 @@ __device__ void apply_masked(const T* __restrict__ x, const float* __restrict__ 
 template <typename T, bool kPacked>
 __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned char* __restrict__ mask,
                             const float* __restrict__ saved, T* d, const SumsMerge& m, long long rows, int c, int chunk_rows) {
+  struct Loaded {
+    Stored<T, kBits> x;
+    MaskedGradient<T> d;
+  };
   const Tile<kBits> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
   const int count = (int)min((long long)chunk_rows, rows - first);
@@ -285,19 +236,24 @@ __device__ void sums_masked(const T* __restrict__ x, const T* dy, const unsigned
     if (n > 0) {
       float mean[kBits];
       load_eight<kPacked>(saved + at, n, mean);
-#pragma unroll 2
-      for (int row = tile.row; row < count; row += tile.rows) {
-        const long long i = (first + row) * c + at;
-        float v[kBits], g[kBits];
-        load_eight<kPacked>(x + i, n, v);
-        load_masked<kPacked>(dy + i, mask[(first + row) * bytes + at / kBits], n, g);
+      for_rows<2>(
+          tile.row, count, tile.rows,
+          [&](int row) {
+            const long long i = (first + row) * c + at;
+            const unsigned char* bits = mask + (first + row) * bytes + at / kBits;
+            return Loaded{load_eight<kPacked>(x + i, n), MaskedGradient<T>::template load<kPacked>(dy + i, bits, n)};
+          },
+          [&](int row, const Loaded& of) {
+            float v[kBits], g[kBits];
+            of.x.widen(v);
+            of.d.widen(g);
 #pragma unroll
-        for (int k = 0; k < kBits; k++) {
-          totals[k] += g[k];
-          totals[kBits + k] = fmaf(g[k], v[k] - mean[k], totals[kBits + k]);
-        }
-        store_eight<kPacked>(d + i, n, g);
-      }
+            for (int k = 0; k < kBits; k++) {
+              totals[k] += g[k];
+              totals[kBits + k] = fmaf(g[k], v[k] - mean[k], totals[kBits + k]);
+            }
+            store_eight<kPacked>(d + (first + row) * c + at, n, g);
+          });
     }
     sum_over_rows(totals, tile.lanes);
     if (tile.row == 0) store_partial(m, c, at, n, totals, totals + kBits);
@@ -310,8 +266,6 @@ template <typename T, int V>
 __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float* __restrict__ saved,
                                const float* __restrict__ factors, T* dx, long long rows, int c, int chunk_rows, int f) {
   const Tile<V> tile(c);
-  const long long first = (long long)blockIdx.y * chunk_rows;
-  const int n = (int)min((long long)chunk_rows, rows - first);
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     const int at = tile.channel(t);
     if (at >= c) continue;
@@ -320,17 +274,21 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
     load_floats(saved + 3 * c + at, shift);
     load_floats(factors + at, k2);
     load_floats(factors + c + at, k3);
-#pragma unroll 2
-    for (int row = tile.row; row < n; row += tile.rows) {
-      const long long i = (first + row) * c + at;
-      float v[V], g[V];
-      load<V>(x + i, v);
-      load<V>(dy + i, g);
-      if (f != kIdentity) activation_grad<T, V>(f, nullptr, i, v, scale, shift, g);
+    for_rows_backwards<2>(
+        tile, rows, chunk_rows,
+        [&](long long row) {
+          return StoredPair<T, V>{Stored<T, V>::load(x + row * c + at), Stored<T, V>::load(dy + row * c + at)};
+        },
+        [&](long long row, const StoredPair<T, V>& of) {
+          float v[V], g[V];
+          const float no_residual[V] = {};
+          of.x.widen(v);
+          of.dy.widen(g);
+          if (f != kIdentity) multiply_by_derivative(f, v, scale, shift, no_residual, g);
 #pragma unroll
-      for (int k = 0; k < V; k++) g[k] = fmaf(scale[k], g[k], fmaf(k2[k], v[k], k3[k]));
-      store<V>(dx + i, g);
-    }
+          for (int k = 0; k < V; k++) g[k] = fmaf(scale[k], g[k], fmaf(k2[k], v[k], k3[k]));
+          store<V>(dx + row * c + at, g);
+        });
   }
 }
 
@@ -339,40 +297,44 @@ __device__ void input_gradient(const T* __restrict__ x, const T* dy, const float
 /// Increments the number of batches.
 KERNEL batch_norm_count(long long* batches) { *batches += 1; }
 
-#define BY_ELEMENT(T, name)                                                                                                     \
-  KERNEL batch_norm_statistics_##name(const T* x, StatisticsMerge merge, long long rows, int c, int chunk_rows) {               \
-    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, merge, rows, c, chunk_rows);                                   \
-    else statistics<T, 1>(x, merge, rows, c, chunk_rows);                                                                       \
-  }                                                                                                                             \
-  KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c, int chunk_rows,  \
-                            int f) {                                                                                            \
-    if (in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y)))                                                          \
-      apply<T, Pack<T>::N>(x, saved, residual, y, rows, c, chunk_rows, f);                                                      \
-    else apply<T, 1>(x, saved, residual, y, rows, c, chunk_rows, f);                                                            \
-  }                                                                                                                             \
-  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* residual, const float* saved, T* d, SumsMerge merge,      \
-                                 long long rows, int c, int chunk_rows, int f) {                                                \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d)))                                           \
-      sums<T, Pack<T>::N>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                                            \
-    else sums<T, 1>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                                                  \
-  }                                                                                                                             \
-  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,             \
-                                   long long rows, int c, int chunk_rows, int f) {                                              \
-    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                        \
-      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                               \
-    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                           \
-  }                                                                                                                             \
-  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,        \
-                                        SumsMerge merge, long long rows, int c, int chunk_rows) {                               \
-    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                              \
-      sums_masked<T, true>(x, dy, mask, saved, d, merge, rows, c, chunk_rows);                                                  \
-    else sums_masked<T, false>(x, dy, mask, saved, d, merge, rows, c, chunk_rows);                                              \
-  }                                                                                                                             \
-  KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c, \
-                            int chunk_rows, int f) {                                                                            \
-    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                               \
-      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                         \
-    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                               \
+#define BY_ELEMENT(T, name)                                                                                                        \
+  SINGLE_WAVE_KERNEL batch_norm_statistics_##name(const T* x, StatisticsMerge merge, long long rows, int c, int chunk_rows) {      \
+    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, merge, rows, c, chunk_rows);                                      \
+    else statistics<T, 1>(x, merge, rows, c, chunk_rows);                                                                          \
+  }                                                                                                                                \
+  SINGLE_WAVE_KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c,         \
+                                        int chunk_rows, int f) {                                                                   \
+    const bool packs = in_packs<T>(c, aligned(x) && aligned(residual) && aligned(y));                                              \
+    if (packs && residual) apply<T, Pack<T>::N, true>(x, saved, residual, y, rows, c, chunk_rows, f);                              \
+    else if (packs) apply<T, Pack<T>::N, false>(x, saved, residual, y, rows, c, chunk_rows, f);                                    \
+    else if (residual) apply<T, 1, true>(x, saved, residual, y, rows, c, chunk_rows, f);                                           \
+    else apply<T, 1, false>(x, saved, residual, y, rows, c, chunk_rows, f);                                                        \
+  }                                                                                                                                \
+  KERNEL batch_norm_sums_bwd_##name(const T* x, const T* dy, const T* residual, const float* saved, T* d, SumsMerge merge,         \
+                                 long long rows, int c, int chunk_rows, int f) {                                                   \
+    const bool packs = in_packs<T>(c, aligned(x) && aligned(dy) && aligned(residual) && aligned(d));                               \
+    if (packs && residual) sums<T, Pack<T>::N, true>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                    \
+    else if (packs) sums<T, Pack<T>::N, false>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                          \
+    else if (residual) sums<T, 1, true>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                                 \
+    else sums<T, 1, false>(x, dy, residual, saved, d, merge, rows, c, chunk_rows, f);                                              \
+  }                                                                                                                                \
+  KERNEL batch_norm_masked_fwd_##name(const T* x, const float* saved, const T* residual, T* y, unsigned char* mask,                \
+                                   long long rows, int c, int chunk_rows, int f) {                                                 \
+    if (c % kBits == 0 && aligned(x) && aligned(residual) && aligned(y))                                                           \
+      apply_masked<T, true>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                                  \
+    else apply_masked<T, false>(x, saved, residual, y, mask, rows, c, chunk_rows, f);                                              \
+  }                                                                                                                                \
+  KERNEL batch_norm_masked_sums_bwd_##name(const T* x, const T* dy, const unsigned char* mask, const float* saved, T* d,           \
+                                        SumsMerge merge, long long rows, int c, int chunk_rows) {                                  \
+    if (c % kBits == 0 && aligned(x) && aligned(dy) && aligned(d))                                                                 \
+      sums_masked<T, true>(x, dy, mask, saved, d, merge, rows, c, chunk_rows);                                                     \
+    else sums_masked<T, false>(x, dy, mask, saved, d, merge, rows, c, chunk_rows);                                                 \
+  }                                                                                                                                \
+  KERNEL batch_norm_bwd_##name(const T* x, const T* dy, const float* saved, const float* factors, T* dx, long long rows, int c,    \
+                            int chunk_rows, int f) {                                                                               \
+    if (in_packs<T>(c, aligned(x) && aligned(dy) && aligned(dx)))                                                                  \
+      input_gradient<T, Pack<T>::N>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                            \
+    else input_gradient<T, 1>(x, dy, saved, factors, dx, rows, c, chunk_rows, f);                                                  \
   }
 
 #define BY_PARAMETER(P, name)                                                                                                    \

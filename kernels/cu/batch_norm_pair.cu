@@ -16,9 +16,11 @@ template <typename T> struct Operands {
 
 template <typename T, bool kPacked>
 __device__ void apply(const Operands<T>& in, T* __restrict__ y, unsigned char* __restrict__ mask, long long rows, int c, int chunk_rows) {
+  struct Loaded {
+    Stored<T, kBits> x[2];
+  };
   const Tile<kBits> tile(c);
-  const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
-  const int count = (int)min((long long)chunk_rows, rows - first);
+  const long long bytes = (c + kBits - 1) / kBits;
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     const int at = tile.channel(t), n = c - at;
     if (n <= 0) continue;
@@ -28,29 +30,37 @@ __device__ void apply(const Operands<T>& in, T* __restrict__ y, unsigned char* _
       load_eight<kPacked>(in.saved[p] + 2 * c + at, n, scale[p]);
       load_eight<kPacked>(in.saved[p] + 3 * c + at, n, shift[p]);
     }
-#pragma unroll 2
-    for (int row = tile.row; row < count; row += tile.rows) {
-      const long long i = (first + row) * c + at;
-      float v[kBits], w[kBits];
-      load_eight<kPacked>(in.x[0] + i, n, v);
-      load_eight<kPacked>(in.x[1] + i, n, w);
-      unsigned bits = 0;
+    for_rows_backwards<2>(
+        tile, rows, chunk_rows,
+        [&](long long row) {
+          const long long i = row * c + at;
+          return Loaded{{load_eight<kPacked>(in.x[0] + i, n), load_eight<kPacked>(in.x[1] + i, n)}};
+        },
+        [&](long long row, const Loaded& of) {
+          float v[kBits], w[kBits];
+          of.x[0].widen(v);
+          of.x[1].widen(w);
+          unsigned bits = 0;
 #pragma unroll
-      for (int k = 0; k < kBits; k++) {
-        v[k] = fmaf(v[k], scale[0][k], shift[0][k]) + fmaf(w[k], scale[1][k], shift[1][k]);
-        bits |= (unsigned)(v[k] > 0) << k;
-        // A comparison that lets NaN propagate.
-        v[k] = v[k] < 0 ? 0 : v[k];
-      }
-      mask[(first + row) * bytes + at / kBits] = (unsigned char)bits;
-      store_eight<kPacked>(y + i, n, v);
-    }
+          for (int k = 0; k < kBits; k++) {
+            v[k] = fmaf(v[k], scale[0][k], shift[0][k]) + fmaf(w[k], scale[1][k], shift[1][k]);
+            bits |= (unsigned)(v[k] > 0) << k;
+            // A comparison that lets NaN propagate.
+            v[k] = v[k] < 0 ? 0 : v[k];
+          }
+          mask[row * bytes + at / kBits] = (unsigned char)bits;
+          store_eight<kPacked>(y + row * c + at, n, v);
+        });
   }
 }
 
 template <typename T, bool kPacked>
 __device__ void sums(const Operands<T>& in, const T* __restrict__ dy, const unsigned char* __restrict__ mask, const SumsMerge (&merge)[2],
                      long long rows, int c, int chunk_rows) {
+  struct Loaded {
+    Stored<T, kBits> x[2];
+    MaskedGradient<T> d;
+  };
   const Tile<kBits> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
   const int count = (int)min((long long)chunk_rows, rows - first);
@@ -62,20 +72,26 @@ __device__ void sums(const Operands<T>& in, const T* __restrict__ dy, const unsi
       float mean[2][kBits];
       load_eight<kPacked>(in.saved[0] + at, n, mean[0]);
       load_eight<kPacked>(in.saved[1] + at, n, mean[1]);
-#pragma unroll 2
-      for (int row = tile.row; row < count; row += tile.rows) {
-        const long long i = (first + row) * c + at;
-        float v[kBits], w[kBits], g[kBits];
-        load_eight<kPacked>(in.x[0] + i, n, v);
-        load_eight<kPacked>(in.x[1] + i, n, w);
-        load_masked<kPacked>(dy + i, mask[(first + row) * bytes + at / kBits], n, g);
+      for_rows<2>(
+          tile.row, count, tile.rows,
+          [&](int row) {
+            const long long i = (first + row) * c + at;
+            const unsigned char* bits = mask + (first + row) * bytes + at / kBits;
+            return Loaded{{load_eight<kPacked>(in.x[0] + i, n), load_eight<kPacked>(in.x[1] + i, n)},
+                          MaskedGradient<T>::template load<kPacked>(dy + i, bits, n)};
+          },
+          [&](int, const Loaded& of) {
+            float v[kBits], w[kBits], g[kBits];
+            of.x[0].widen(v);
+            of.x[1].widen(w);
+            of.d.widen(g);
 #pragma unroll
-        for (int k = 0; k < kBits; k++) {
-          totals[k] += g[k];
-          totals[kBits + k] = fmaf(g[k], v[k] - mean[0][k], totals[kBits + k]);
-          totals[2 * kBits + k] = fmaf(g[k], w[k] - mean[1][k], totals[2 * kBits + k]);
-        }
-      }
+            for (int k = 0; k < kBits; k++) {
+              totals[k] += g[k];
+              totals[kBits + k] = fmaf(g[k], v[k] - mean[0][k], totals[kBits + k]);
+              totals[2 * kBits + k] = fmaf(g[k], w[k] - mean[1][k], totals[2 * kBits + k]);
+            }
+          });
     }
     sum_over_rows(totals, tile.lanes);
     if (tile.row == 0) {
@@ -91,9 +107,12 @@ __device__ void sums(const Operands<T>& in, const T* __restrict__ dy, const unsi
 template <typename T, bool kPacked>
 __device__ void input_gradients(const Operands<T>& in, const T* dy, const unsigned char* __restrict__ mask, const float* const (&factors)[2],
                                 T* const (&dx)[2], long long rows, int c, int chunk_rows) {
+  struct Loaded {
+    Stored<T, kBits> x[2];
+    MaskedGradient<T> d;
+  };
   const Tile<kBits> tile(c);
-  const long long first = (long long)blockIdx.y * chunk_rows, bytes = (c + kBits - 1) / kBits;
-  const int count = (int)min((long long)chunk_rows, rows - first);
+  const long long bytes = (c + kBits - 1) / kBits;
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     const int at = tile.channel(t), n = c - at;
     if (n <= 0) continue;
@@ -104,19 +123,30 @@ __device__ void input_gradients(const Operands<T>& in, const T* dy, const unsign
       load_eight<kPacked>(factors[p] + at, n, k2[p]);
       load_eight<kPacked>(factors[p] + c + at, n, k3[p]);
     }
-    for (int row = tile.row; row < count; row += tile.rows) {
-      const long long i = (first + row) * c + at;
-      float g[kBits], v[kBits];
-      load_masked<kPacked>(dy + i, mask[(first + row) * bytes + at / kBits], n, g);
+    for_rows_backwards<1>(
+        tile, rows, chunk_rows,
+        [&](long long row) {
+          const long long i = row * c + at;
+          Loaded of;
+          of.d = MaskedGradient<T>::template load<kPacked>(dy + i, mask + row * bytes + at / kBits, n);
 #pragma unroll
-      for (int p = 0; p < 2; p++) {
-        if (!dx[p]) continue;
-        load_eight<kPacked>(in.x[p] + i, n, v);
+          for (int p = 0; p < 2; p++) {
+            if (dx[p]) of.x[p] = load_eight<kPacked>(in.x[p] + i, n);
+          }
+          return of;
+        },
+        [&](long long row, const Loaded& of) {
+          float g[kBits], v[kBits];
+          of.d.widen(g);
 #pragma unroll
-        for (int k = 0; k < kBits; k++) v[k] = fmaf(scale[p][k], g[k], fmaf(k2[p][k], v[k], k3[p][k]));
-        store_eight<kPacked>(dx[p] + i, n, v);
-      }
-    }
+          for (int p = 0; p < 2; p++) {
+            if (!dx[p]) continue;
+            of.x[p].widen(v);
+#pragma unroll
+            for (int k = 0; k < kBits; k++) v[k] = fmaf(scale[p][k], g[k], fmaf(k2[p][k], v[k], k3[p][k]));
+            store_eight<kPacked>(dx[p] + row * c + at, n, v);
+          }
+        });
   }
 }
 

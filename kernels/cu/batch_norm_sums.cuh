@@ -10,18 +10,20 @@ enum { kF32, kF16, kBf16 };
 constexpr int kBits = 8;
 
 /// Loads eight adjacent values of a row: by packs, or one by one, with zeros past the `n` that are left in the row.
-template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(const T* from, int n, float (&to)[kBits]) {
+template <bool kPacked, typename T> __device__ __forceinline__ Stored<T, kBits> load_eight(const T* from, int n) {
+  if constexpr (kPacked) {
+    return Stored<T, kBits>::load(from);
+  } else {
+    Stored<T, kBits> stored;
 #pragma unroll
-  for (int k = 0; k < kBits; k += Pack<T>::N) {
-    if constexpr (kPacked) {
-      const Pack<T> pack = Pack<T>::load(from + k);
-#pragma unroll
-      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = to_float(pack.v[l]);
-    } else {
-#pragma unroll
-      for (int l = 0; l < Pack<T>::N; l++) to[k + l] = k + l < n ? to_float(from[k + l]) : 0;
-    }
+    for (int k = 0; k < kBits; k++) stored.v[k] = k < n ? from[k] : T{};
+    return stored;
   }
+}
+
+/// Loads eight adjacent values as floats.
+template <bool kPacked, typename T> __device__ __forceinline__ void load_eight(const T* from, int n, float (&to)[kBits]) {
+  load_eight<kPacked>(from, n).widen(to);
 }
 
 /// Rounds and stores eight adjacent values of a row: by packs, or one by one, at most the `n` that are left in the row.
@@ -54,13 +56,22 @@ struct SumsMerge {
   int batch_statistics, dtype;
 };
 
-/// Loads eight adjacent gradients of a row; those whose bit of the mask is not set become 0.
-template <bool kPacked, typename T>
-__device__ __forceinline__ void load_masked(const T* from, unsigned bits, int n, float (&to)[kBits]) {
-  load_eight<kPacked>(from, n, to);
+/// Eight adjacent gradients of a row, and their bits of the mask.
+template <typename T> struct MaskedGradient {
+  Stored<T, kBits> dy;
+  unsigned bits;
+
+  template <bool kPacked> __device__ __forceinline__ static MaskedGradient load(const T* dy, const unsigned char* mask, int n) {
+    return {load_eight<kPacked>(dy, n), *mask};
+  }
+
+  /// The gradients as floats, 0 where the bit is not set.
+  __device__ __forceinline__ void widen(float (&to)[kBits]) const {
+    dy.widen(to);
 #pragma unroll
-  for (int k = 0; k < kBits; k++) to[k] = bits >> k & 1 ? to[k] : 0;
-}
+    for (int k = 0; k < kBits; k++) to[k] = bits >> k & 1 ? to[k] : 0;
+  }
+};
 
 /// Stores this chunk's sums of d and of d * (x - mean) for eight channels from `at` on, at most the `n` that are left.
 __device__ __forceinline__ void store_partial(const SumsMerge& m, int c, int at, int n, const float* d, const float* dot) {
@@ -70,6 +81,16 @@ __device__ __forceinline__ void store_partial(const SumsMerge& m, int c, int at,
     if (k >= n) break;
     out[k] = d[k];
     out[c + k] = dot[k];
+  }
+}
+
+/// Stores this chunk's sums of d and of d * (x - mean), `totals`, for V channels.
+template <int N> __device__ __forceinline__ void store_sums(const SumsMerge& m, int c, int at, const float (&totals)[N]) {
+  float* out = m.partial + blockIdx.y * 2ll * c + at;
+#pragma unroll
+  for (int k = 0; k < N / 2; k++) {
+    out[k] = totals[k];
+    out[c + k] = totals[N / 2 + k];
   }
 }
 

@@ -8,6 +8,10 @@ constexpr int kThreads = 256;
 /// Kernel with kThreads threads per block. Two blocks per multiprocessor keep memory busy and leave each thread 128 registers.
 #define KERNEL extern "C" __global__ void __launch_bounds__(kThreads, 2)
 
+/// Kernel that leaves each thread 64 registers: four blocks per multiprocessor, so the blocks of a pass with sums (512 at most) are
+/// resident at once on a device of 128 multiprocessors or more.
+#define SINGLE_WAVE_KERNEL extern "C" __global__ void __launch_bounds__(kThreads, 4)
+
 /// Maximum number of threads along the channels of a block.
 constexpr int kLanes = 32;
 
@@ -21,6 +25,37 @@ template <int V, typename T> __device__ __forceinline__ void load(const T* from,
     for (int k = 0; k < V; k++) to[k] = to_float(pack.v[k]);
   }
 }
+
+/// V adjacent elements as stored, in registers: one element, or packs of 16 bytes. A thread that loads several of these before it computes
+/// has all of them in flight, in fewer registers than as floats.
+template <typename T, int V> struct Stored {
+  T v[V];
+
+  __device__ __forceinline__ static Stored load(const T* from) {
+    Stored stored;
+    if constexpr (V == 1) {
+      stored.v[0] = *from;
+    } else {
+#pragma unroll
+      for (int first = 0; first < V; first += Pack<T>::N) {
+        const Pack<T> pack = Pack<T>::load(from + first);
+#pragma unroll
+        for (int k = 0; k < Pack<T>::N; k++) stored.v[first + k] = pack.v[k];
+      }
+    }
+    return stored;
+  }
+
+  __device__ __forceinline__ void widen(float (&to)[V]) const {
+#pragma unroll
+    for (int k = 0; k < V; k++) to[k] = to_float(v[k]);
+  }
+};
+
+/// Adjacent elements of an input and of the output's gradient.
+template <typename T, int V> struct StoredPair {
+  Stored<T, V> x, dy;
+};
 
 /// Rounds V floats and stores them as adjacent elements.
 template <int V, typename T> __device__ __forceinline__ void store(T* to, const float (&from)[V]) {
@@ -77,6 +112,39 @@ template <int V> struct Tile {
   __device__ int channel(int tile) const { return (tile * lanes + lane) * V; }
 };
 
+/// Calls use(row, load(row)) for the rows first, first + step, … below `end`, in order. B rows are loaded before the first of them is used:
+/// a loop with a test between loads waits for memory once per row.
+template <int B, typename Row, typename Step, typename Load, typename Use>
+__device__ __forceinline__ void for_rows(Row first, Row end, Step step, const Load& load, const Use& use) {
+  Row row = first;
+#pragma unroll 1
+  for (; row < end - (B - 1) * step; row += B * step) {
+    decltype(load(row)) loaded[B];
+#pragma unroll
+    for (int b = 0; b < B; b++) loaded[b] = load(row + b * step);
+#pragma unroll
+    for (int b = 0; b < B; b++) use(row + b * step, loaded[b]);
+  }
+#pragma unroll 1
+  for (; row < end; row += step) use(row, load(row));
+}
+
+/// Calls use(row, load(row)) for all `rows` rows, divided among the blocks of a column of the grid, B rows of a thread at a time. The end
+/// of each chunk of `chunk_rows` rows comes first, its beginning last: the L2 cache still holds the rows that a pass over these chunks
+/// read last.
+template <int B, int V, typename Load, typename Use>
+__device__ __forceinline__ void for_rows_backwards(const Tile<V>& tile, long long rows, int chunk_rows, const Load& load, const Use& use) {
+  const int slab = B * tile.rows;
+  const unsigned chunks = (unsigned)((rows + chunk_rows - 1) / chunk_rows), slabs = (chunk_rows + slab - 1) / slab;
+#pragma unroll 1
+  for (unsigned i = blockIdx.y; i < chunks * slabs; i += gridDim.y) {
+    const unsigned from_end = i / chunks;
+    const long long first = (long long)(i - from_end * chunks) * chunk_rows;
+    const int start = (int)min((long long)chunk_rows, rows - first) - (int)(from_end + 1) * slab;
+    for_rows<B>(first + max(start, 0) + tile.row, first + start + slab, tile.rows, load, use);
+  }
+}
+
 /// Sums each of K values over the rows of a tile, in a fixed tree; the threads of row 0 receive the totals.
 template <int K> __device__ void sum_over_rows(float (&values)[K], int lanes) {
   constexpr int kSlice = K < 8 ? K : 8;
@@ -110,17 +178,18 @@ template <typename T, int V> __device__ void chunk_statistics(const T* x, int n,
   float from[V], sums[2 * V] = {};
   if (at < c) {
     load<V>(x + at, from);
-#pragma unroll 4
-    for (int row = tile.row; row < n; row += tile.rows) {
-      float v[V];
-      load<V>(x + (long long)row * c + at, v);
+    for_rows<4>(
+        tile.row, n, tile.rows, [&](int row) { return Stored<T, V>::load(x + (long long)row * c + at); },
+        [&](int, const Stored<T, V>& stored) {
+          float v[V];
+          stored.widen(v);
 #pragma unroll
-      for (int k = 0; k < V; k++) {
-        const float d = v[k] - from[k];
-        sums[k] += d;
-        sums[V + k] = fmaf(d, d, sums[V + k]);
-      }
-    }
+          for (int k = 0; k < V; k++) {
+            const float d = v[k] - from[k];
+            sums[k] += d;
+            sums[V + k] = fmaf(d, d, sums[V + k]);
+          }
+        });
   }
   sum_over_rows(sums, tile.lanes);
   if (at < c && tile.row == 0) {

@@ -12,9 +12,11 @@ namespace {
 /// Largest mean^2 / var for which the sums give the variance.
 constexpr double kMaxRatio = 32;
 
+/// `partial` is [gridDim.y, 2, c], and a tile of channels, blockIdx.x, has a ticket. A tile without a cancelled channel is done by its
+/// first block; in others each block reads a chunk of the rows, and the last one to finish merges the sums of all, in order.
 template <typename T, typename P>
-__device__ void finalize(const T* __restrict__ y, const float* __restrict__ sums, long long rows, int c, const P* weight,
-                         const P* bias, P* running_mean, P* running_var, const long long* batches, float momentum,
+__device__ void finalize(const T* y, const float* sums, double* partial, unsigned* tickets, long long rows, int c, long long chunk_rows,
+                         const P* weight, const P* bias, P* running_mean, P* running_var, const long long* batches, float momentum,
                          float eps, float* saved) {
   const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
   const int part = threadIdx.x / kMergeLanes, parts = kThreads / kMergeLanes;
@@ -25,26 +27,43 @@ __device__ void finalize(const T* __restrict__ y, const float* __restrict__ sums
   }
   // NaN counts as not cancelled, and propagates.
   const bool cancelled = mean * mean > kMaxRatio * var;
-  __shared__ int any_cancelled[kMergeLanes];
-  if (part == 0) any_cancelled[threadIdx.x] = cancelled;
-  __syncthreads();
-  int any = 0;
-  for (int k = 0; k < kMergeLanes; k++) any |= any_cancelled[k];
-  if (any) {
+  if (__syncthreads_or(cancelled)) {
     double sum = 0, squares = 0;
-    for (long long i = part; i < rows && cancelled; i += parts) {
-      const double d = to_float(y[i * c + j]) - mean;
-      sum += d;
-      squares += d * d;
-    }
-    sum = merge(sum) / rows;
-    squares = merge(squares) / rows;
     if (cancelled) {
+      const long long first = blockIdx.y * chunk_rows;
+      for_rows<4>(
+          first + part, min(first + chunk_rows, rows), parts, [&](long long i) { return y[i * c + j]; },
+          [&](long long, T value) {
+            const double d = to_float(value) - mean;
+            sum += d;
+            squares += d * d;
+          });
+    }
+    sum = merge(sum);
+    squares = merge(squares);
+    if (gridDim.y > 1) {
+      if (cancelled && part == 0) {
+        partial[blockIdx.y * 2ll * c + j] = sum;
+        partial[blockIdx.y * 2ll * c + c + j] = squares;
+      }
+      if (!is_last(tickets + blockIdx.x, gridDim.y)) return;
+      sum = squares = 0;
+      for (int chunk = part; chunk < (int)gridDim.y && cancelled; chunk += parts) {
+        sum += partial[chunk * 2ll * c + j];
+        squares += partial[chunk * 2ll * c + c + j];
+      }
+      sum = merge(sum);
+      squares = merge(squares);
+    }
+    if (cancelled) {
+      sum /= rows;
       mean += sum;
-      var = squares - sum * sum;
+      var = squares / rows - sum * sum;
       // The comparison is written so that NaN propagates.
       var = var < 0 ? 0 : var;
     }
+  } else if (blockIdx.y > 0) {
+    return;
   }
   if (part != 0 || j >= c) return;
   save_channel(saved, c, j, mean, var, eps, weight, bias);
@@ -57,11 +76,12 @@ __device__ void finalize(const T* __restrict__ y, const float* __restrict__ sums
 
 }  // namespace
 
-#define BY_TYPES(T, P, t, p)                                                                                           \
-  KERNEL conv_norm_finalize_##t##_##p(const T* y, const float* sums, long long rows, int c, const P* weight,           \
-                                      const P* bias, P* running_mean, P* running_var, const long long* batches,        \
-                                      float momentum, float eps, float* saved) {                                       \
-    finalize<T, P>(y, sums, rows, c, weight, bias, running_mean, running_var, batches, momentum, eps, saved);          \
+#define BY_TYPES(T, P, t, p)                                                                                                       \
+  KERNEL conv_norm_finalize_##t##_##p(const T* y, const float* sums, double* partial, unsigned* tickets, long long rows, int c,    \
+                                      long long chunk_rows, const P* weight, const P* bias, P* running_mean, P* running_var,       \
+                                      const long long* batches, float momentum, float eps, float* saved) {                         \
+    finalize<T, P>(y, sums, partial, tickets, rows, c, chunk_rows, weight, bias, running_mean, running_var, batches, momentum,     \
+                   eps, saved);                                                                                                    \
   }
 
 BY_TYPES(half16, float, f16, f32)

@@ -66,9 +66,33 @@ template <int V> __device__ __forceinline__ void load_weights(const float* share
   }
 }
 
+/// Calls use(i, v) for the pixels first + i of a line, i < N, that lie inside its `width`, in order, with V channels each. B pixels are
+/// loaded before the first of them is used, without a test, which would be a branch between loads: the pixel at the edge is loaded for one
+/// outside, and not used.
+template <int N, int B, int V, typename T, typename Use>
+__device__ __forceinline__ void for_line(const T* line, int first, int width, int c, const Use& use) {
+#pragma unroll
+  for (int group = 0; group < N; group += B) {
+    Stored<T, V> loaded[B];
+#pragma unroll
+    for (int i = group; i < group + B && i < N; i++) {
+      loaded[i - group] = Stored<T, V>::load(line + (long long)min(max(first + i, 0), width - 1) * c);
+    }
+#pragma unroll
+    for (int i = group; i < group + B && i < N; i++) {
+      if (first + i < 0 || first + i >= width) continue;
+      float v[V];
+      loaded[i - group].widen(v);
+      use(i, v);
+    }
+  }
+}
+
 /// Forward pass of a square kernel K at stride S, in strips of kStrip output pixels.
 template <typename T, int V, int K, int S>
 __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ y, Depthwise s) {
+  // Input pixels of a line, and the number of them loaded at once, as registers allow.
+  constexpr int kPixels = (kStrip - 1) * S + K, kAtOnce = K == 3 ? 6 / S : K == 5 ? 2 : 1;
   DYN_SHARED(float, shared);
   const ThreadMap<T, V> map(s);
   const int c = s.c_out, at = map.at;
@@ -93,18 +117,14 @@ __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ we
       float w[K][V];
 #pragma unroll
       for (int kx = 0; kx < K; kx++) load_weights<V>(shared, ky * K + kx, map.lane, map.lanes, w[kx]);
-#pragma unroll
-      for (int i = 0; i < (kStrip - 1) * S + K; i++) {
-        if (ix + i < 0 || ix + i >= s.in[1]) continue;
-        float v[V];
-        load<V>(line + (long long)(ix + i) * c, v);
+      for_line<kPixels, kAtOnce, V>(line, ix, s.in[1], c, [&](int i, const float (&v)[V]) {
 #pragma unroll
         for (int o = 0; o < kStrip; o++) {
           if (i - o * S < 0 || i - o * S >= K) continue;
 #pragma unroll
           for (int k = 0; k < V; k++) sums[o][k] = fmaf(v[k], w[i - o * S][k], sums[o][k]);
         }
-      }
+      });
     }
 #pragma unroll
     for (int o = 0; o < kStrip; o++) {
@@ -178,7 +198,7 @@ __device__ void generic_data_gradient(const T* __restrict__ dy, const T* __restr
 /// ROWS rows of the kernel, starting at blockIdx.z * ROWS.
 template <typename T, int V, int K, int S, int ROWS>
 __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restrict__ dy, float* __restrict__ partial, int chunk, Depthwise s) {
-  constexpr int kOutputs = ROWS > 1 ? 2 : 4;
+  constexpr int kOutputs = ROWS > 1 ? 2 : 4, kPixels = (kOutputs - 1) * S + K, kAtOnce = 2;
   const ThreadMap<T, V> map(s);
   const int c = s.c_out, at = map.at, top = blockIdx.z * ROWS;
   const int per_row = (s.out[1] + kOutputs - 1) / kOutputs, strips = s.n * s.out[0] * per_row;
@@ -197,11 +217,7 @@ __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restr
       for (int ky = 0; ky < ROWS; ky++) {
         if (iy + ky < 0 || iy + ky >= s.in[0]) continue;
         const T* line = x + ((long long)image * s.in[0] + iy + ky) * s.in[1] * c + at;
-#pragma unroll
-        for (int i = 0; i < (kOutputs - 1) * S + K; i++) {
-          if (ix + i < 0 || ix + i >= s.in[1]) continue;
-          float v[V];
-          load<V>(line + (long long)(ix + i) * c, v);
+        for_line<kPixels, kAtOnce, V>(line, ix, s.in[1], c, [&](int i, const float (&v)[V]) {
 #pragma unroll
           for (int o = 0; o < kOutputs; o++) {
             if (i - o * S < 0 || i - o * S >= K) continue;
@@ -211,7 +227,7 @@ __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restr
               sum = fmaf(v[k], g[o][k], sum);
             }
           }
-        }
+        });
       }
     }
   }

@@ -81,15 +81,15 @@ __device__ void apply(const T* __restrict__ x, const void* weight, const void* b
       scale[k] = parameter<T>(weight, f32_params, at + k) * of_group[1];
       shift[k] = parameter<T>(bias, f32_params, at + k) - of_group[0] * scale[k];
     }
-#pragma unroll 2
-    for (int i = tile.row; i < chunk.pixels; i += tile.rows) {
-      const long long offset = (chunk.first + i) * s.c + at;
-      float v[V];
-      load<V>(x + offset, v);
+    for_rows<4>(
+        tile.row, chunk.pixels, tile.rows, [&](int i) { return Stored<T, V>::load(x + (chunk.first + i) * s.c + at); },
+        [&](int i, const Stored<T, V>& stored) {
+          float v[V];
+          stored.widen(v);
 #pragma unroll
-      for (int k = 0; k < V; k++) v[k] = fmaf(v[k], scale[k], shift[k]);
-      store<V>(y + offset, v);
-    }
+          for (int k = 0; k < V; k++) v[k] = fmaf(v[k], scale[k], shift[k]);
+          store<V>(y + (chunk.first + i) * s.c + at, v);
+        });
   }
 }
 
@@ -106,18 +106,22 @@ __device__ void sums(const T* __restrict__ x, const T* __restrict__ dy, const fl
       float mean[V];
 #pragma unroll
       for (int k = 0; k < V; k++) mean[k] = stats[2 * ((long long)chunk.image * s.groups + (at + k) / (s.c / s.groups))];
-#pragma unroll 2
-      for (int i = tile.row; i < chunk.pixels; i += tile.rows) {
-        const long long offset = (chunk.first + i) * s.c + at;
-        float v[V], g[V];
-        load<V>(x + offset, v);
-        load<V>(dy + offset, g);
+      for_rows<2>(
+          tile.row, chunk.pixels, tile.rows,
+          [&](int i) {
+            const long long offset = (chunk.first + i) * s.c + at;
+            return StoredPair<T, V>{Stored<T, V>::load(x + offset), Stored<T, V>::load(dy + offset)};
+          },
+          [&](int, const StoredPair<T, V>& of) {
+            float v[V], g[V];
+            of.x.widen(v);
+            of.dy.widen(g);
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-          totals[k] += g[k];
-          totals[V + k] = fmaf(g[k], v[k] - mean[k], totals[V + k]);
-        }
-      }
+            for (int k = 0; k < V; k++) {
+              totals[k] += g[k];
+              totals[V + k] = fmaf(g[k], v[k] - mean[k], totals[V + k]);
+            }
+          });
     }
     sum_over_rows(totals, tile.lanes);
     if (at < s.c && tile.row == 0) {
@@ -187,16 +191,20 @@ __device__ void input_gradient(const T* __restrict__ x, const T* __restrict__ dy
       k2[k] = factors[2 * group];
       k3[k] = factors[2 * group + 1];
     }
-#pragma unroll 2
-    for (int i = tile.row; i < chunk.pixels; i += tile.rows) {
-      const long long offset = (chunk.first + i) * s.c + at;
-      float v[V], g[V];
-      load<V>(x + offset, v);
-      load<V>(dy + offset, g);
+    for_rows<2>(
+        tile.row, chunk.pixels, tile.rows,
+        [&](int i) {
+          const long long offset = (chunk.first + i) * s.c + at;
+          return StoredPair<T, V>{Stored<T, V>::load(x + offset), Stored<T, V>::load(dy + offset)};
+        },
+        [&](int i, const StoredPair<T, V>& of) {
+          float v[V], g[V];
+          of.x.widen(v);
+          of.dy.widen(g);
 #pragma unroll
-      for (int k = 0; k < V; k++) g[k] = fmaf(k1[k], g[k], fmaf(k2[k], v[k], k3[k]));
-      store<V>(dx + offset, g);
-    }
+          for (int k = 0; k < V; k++) g[k] = fmaf(k1[k], g[k], fmaf(k2[k], v[k], k3[k]));
+          store<V>(dx + (chunk.first + i) * s.c + at, g);
+        });
   }
 }
 

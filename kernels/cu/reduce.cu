@@ -42,13 +42,14 @@ __device__ void sum_columns(const T* __restrict__ x, Out* __restrict__ out, long
   const T* from = x + (outer * n + first) * inner + at;
   float sums[V] = {};
   if (at < inner) {
-#pragma unroll 4
-    for (int row = tile.row; row < rows; row += tile.rows) {
-      float v[V];
-      load<V>(from + (long long)row * inner, v);
+    for_rows<4>(
+        tile.row, rows, tile.rows, [&](int row) { return Stored<T, V>::load(from + (long long)row * inner); },
+        [&](int, const Stored<T, V>& stored) {
+          float v[V];
+          stored.widen(v);
 #pragma unroll
-      for (int k = 0; k < V; k++) sums[k] += v[k];
-    }
+          for (int k = 0; k < V; k++) sums[k] += v[k];
+        });
   }
   sum_over_rows(sums, tile.lanes);
   if (at < inner && tile.row == 0) {

@@ -48,6 +48,24 @@ template <int W> struct Team {
   }
 };
 
+/// Calls use(i, load(i)) for i = first, first + step, … below `end`, in order, as `for_rows`, for rows so short that a thread may have
+/// fewer than B items: those are loaded together, too.
+template <int B, typename Load, typename Use>
+__device__ __forceinline__ void for_few(int first, int end, int step, const Load& load, const Use& use) {
+#pragma unroll 1
+  for (int i = first; i < end; i += B * step) {
+    decltype(load(i)) loaded[B];
+#pragma unroll
+    for (int b = 0; b < B; b++) {
+      if (i + b * step < end) loaded[b] = load(i + b * step);
+    }
+#pragma unroll
+    for (int b = 0; b < B; b++) {
+      if (i + b * step < end) use(i + b * step, loaded[b]);
+    }
+  }
+}
+
 /// Warps per team for long rows.
 constexpr int kLong = kThreads / kWarp;
 

@@ -100,10 +100,36 @@ pub(crate) fn mask_bytes(c: usize) -> usize {
     c.div_ceil(8)
 }
 
+/// Pass over x before an elementwise one, which begins where that pass ended: the L2 cache still holds the end.
+#[derive(Clone, Copy)]
+pub(crate) enum PassBefore {
+    /// [`statistics`], or another reduction.
+    Reduction,
+    /// Convolution that wrote x.
+    Convolution,
+}
+
+impl PassBefore {
+    pub(super) fn chunks(self, rows: usize, c: usize, dtype: DType) -> Chunks {
+        match self {
+            PassBefore::Reduction => Chunks::for_sums(rows, c, dtype),
+            PassBefore::Convolution => Chunks::whole(rows, c, dtype),
+        }
+    }
+
+    /// [`PassBefore::chunks`] with eight channels per thread.
+    fn chunks_by_eight(self, rows: usize, c: usize) -> Chunks {
+        match self {
+            PassBefore::Reduction => Chunks::for_sums_by_packs(rows, mask_bytes(c)),
+            PassBefore::Convolution => Chunks::whole_by_packs(rows, mask_bytes(c)),
+        }
+    }
+}
+
 /// `y = f(x * scale + shift + residual)`
 pub(crate) fn apply(
     gpu: &Gpu,
-    x: DeviceSlice,
+    (x, before): (DeviceSlice, PassBefore),
     c: usize,
     saved: DeviceSlice,
     residual: Option<DeviceSlice>,
@@ -112,7 +138,7 @@ pub(crate) fn apply(
 ) -> Result<()> {
     let rows = x.len / c;
     let kernel = Kernel::new(MODULE, "batch_norm_fwd").of(x.dtype);
-    let chunks = Chunks::for_elements(rows, c, x.dtype, gpu.resident_blocks(kernel)?);
+    let chunks = before.chunks(rows, c, x.dtype);
     let args = args![
         x,
         saved,
@@ -123,13 +149,13 @@ pub(crate) fn apply(
         chunks.rows as i32,
         activation_code(f)
     ];
-    gpu.launch(kernel, chunks.grid(), args)
+    gpu.launch(kernel, chunks.backward_grid(gpu.resident_blocks(kernel)?), args)
 }
 
 /// [`apply`] for ReLU or ReLU6 with a residual; also writes `mask`, rows of [`mask_bytes`] bytes with the activation's derivative.
 pub(crate) fn apply_masked(
     gpu: &Gpu,
-    x: DeviceSlice,
+    (x, before): (DeviceSlice, PassBefore),
     c: usize,
     [saved, residual]: [DeviceSlice; 2],
     f: Activation,
@@ -138,9 +164,9 @@ pub(crate) fn apply_masked(
 ) -> Result<()> {
     let rows = x.len / c;
     let kernel = Kernel::new(MODULE, "batch_norm_masked_fwd").of(x.dtype);
-    let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c), gpu.resident_blocks(kernel)?);
+    let chunks = before.chunks_by_eight(rows, c);
     let args = args![x, saved, residual, y, mask, rows, c as i32, chunks.rows as i32, activation_code(f)];
-    gpu.launch(kernel, chunks.grid(), args)
+    gpu.launch(kernel, chunks.backward_grid(gpu.resident_blocks(kernel)?), args)
 }
 
 /// Source of the activation's derivative besides the normalized value.
@@ -153,6 +179,7 @@ pub(crate) enum DerivativeSource<'a> {
 }
 
 /// Operands of a batch norm's backward pass.
+#[derive(Clone, Copy)]
 pub(crate) struct BatchNormBackward<'a> {
     pub(crate) gpu: &'a Arc<Gpu>,
     pub(crate) x: DeviceSlice<'a>,
@@ -209,7 +236,7 @@ impl BatchNormBackward<'_> {
     ) -> Result<()> {
         let (c, rows) = (self.c, self.x.len / self.c);
         let kernel = Kernel::new(MODULE, "batch_norm_bwd").of(self.x.dtype);
-        let chunks = Chunks::for_elements(rows, c, self.x.dtype, self.gpu.resident_blocks(kernel)?);
+        let chunks = PassBefore::Reduction.chunks(rows, c, self.x.dtype);
         let args = args![
             self.x,
             dy,
@@ -221,7 +248,7 @@ impl BatchNormBackward<'_> {
             chunks.rows as i32,
             activation_code(f)
         ];
-        self.gpu.launch(kernel, chunks.grid(), args)
+        self.gpu.launch(kernel, chunks.backward_grid(self.gpu.resident_blocks(kernel)?), args)
     }
 }
 
@@ -327,7 +354,7 @@ fn dtype_code(dtype: DType) -> i32 {
 }
 
 /// Code of a fused activation in the kernels.
-fn activation_code(f: Activation) -> i32 {
+pub(super) fn activation_code(f: Activation) -> i32 {
     match f {
         Activation::Identity => 0,
         Activation::Relu => 1,

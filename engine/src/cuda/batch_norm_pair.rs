@@ -26,10 +26,10 @@ impl BatchNormPair<'_> {
     pub(crate) fn forward(&self, y: DeviceSlice, mask: DeviceSlice) -> Result<()> {
         let (rows, c) = (self.rows(), self.c);
         let kernel = self.kernel("batch_norm_pair_fwd");
-        let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c), self.gpu.resident_blocks(kernel)?);
+        let chunks = Chunks::whole_by_packs(rows, mask_bytes(c));
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
         let args = args![x0, x1, saved0, saved1, y, mask, rows, c as i32, chunks.rows as i32];
-        self.gpu.launch(kernel, chunks.grid(), args)
+        self.gpu.launch(kernel, chunks.backward_grid(self.gpu.resident_blocks(kernel)?), args)
     }
 
     /// Computes the gradients of each normalization's weight and bias, where wanted, and its `factors`, `[2, c]` f32, for
@@ -65,7 +65,7 @@ impl BatchNormPair<'_> {
     ) -> Result<()> {
         let (rows, c) = (self.rows(), self.c);
         let kernel = self.kernel("batch_norm_pair_bwd");
-        let chunks = Chunks::for_elements_by_packs(rows, mask_bytes(c), self.gpu.resident_blocks(kernel)?);
+        let chunks = Chunks::for_sums_by_packs(rows, mask_bytes(c));
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
         let [dx0, dx1] = dx.map(KernelArg::optional);
         let args = args![
@@ -83,7 +83,7 @@ impl BatchNormPair<'_> {
             c as i32,
             chunks.rows as i32
         ];
-        self.gpu.launch(kernel, chunks.grid(), args)
+        self.gpu.launch(kernel, chunks.backward_grid(self.gpu.resident_blocks(kernel)?), args)
     }
 }
 

@@ -19,6 +19,9 @@ const MAX_COLUMNS: usize = 512;
 /// Chunks that one block merges: `kMergeGroup` in the kernels.
 const MERGE_GROUP: usize = 32;
 
+/// Adjacent channels of a block that merges partial results: `kMergeLanes` in the kernels.
+const MERGE_LANES: usize = 16;
+
 /// Number of tickets of a merge: each column of a grid has one, and one more for each group of chunks.
 pub(super) const TICKETS: usize = 2 * MAX_COLUMNS + MAX_SUM_BLOCKS;
 
@@ -45,10 +48,9 @@ impl Chunks {
         Chunks::new(rows, c, dtype, MAX_SUM_BLOCKS)
     }
 
-    /// Chunks for an elementwise kernel, of which `resident` blocks are on the device at once. With more blocks each thread would load the
-    /// per-channel parameters for fewer rows.
-    pub fn for_elements(rows: usize, c: usize, dtype: DType, resident: usize) -> Chunks {
-        Chunks::new(rows, c, dtype, resident)
+    /// One chunk, of all rows.
+    pub fn whole(rows: usize, c: usize, dtype: DType) -> Chunks {
+        Chunks::whole_by_packs(rows, c / pack(c, dtype))
     }
 
     /// [`Chunks::for_sums`] with one of `packs` groups of channels per thread.
@@ -56,9 +58,10 @@ impl Chunks {
         Chunks::by_packs(rows, packs, MAX_SUM_BLOCKS)
     }
 
-    /// [`Chunks::for_elements`] with one of `packs` groups of channels per thread.
-    pub fn for_elements_by_packs(rows: usize, packs: usize, resident: usize) -> Chunks {
-        Chunks::by_packs(rows, packs, resident)
+    /// [`Chunks::whole`] with one of `packs` groups of channels per thread.
+    pub fn whole_by_packs(rows: usize, packs: usize) -> Chunks {
+        let per_chunk = rows.min(1 << 30);
+        Chunks { count: rows.div_ceil(per_chunk), rows: per_chunk, tiles: tiles(packs) }
     }
 
     /// Chunks for about `blocks` blocks at most, with at least four rows per thread.
@@ -67,11 +70,18 @@ impl Chunks {
     }
 
     fn by_packs(rows: usize, packs: usize, blocks: usize) -> Chunks {
-        let lanes = packs.next_power_of_two().min(MAX_LANES);
-        let tiles = packs.div_ceil(lanes);
-        let (side, chunks) = (THREADS / lanes, (blocks / tiles).max(1));
+        let tiles = tiles(packs);
+        let (side, chunks) = (THREADS / lanes(packs), (blocks / tiles).max(1));
         let per_chunk = rows.div_ceil(chunks).max(4 * side).next_multiple_of(side);
         Chunks { count: rows.div_ceil(per_chunk), rows: per_chunk, tiles }
+    }
+
+    /// Grid of an elementwise kernel that walks these chunks backwards (`for_rows_backwards` in the kernels), of which `resident` blocks are
+    /// on the device at once. With more blocks each thread would load the per-channel parameters for fewer rows.
+    pub fn backward_grid(&self, resident: usize) -> LaunchConfig {
+        let all_rows = self.count * self.rows;
+        let least = 4 * THREADS / MAX_LANES;
+        grid(self.tiles.min(MAX_COLUMNS), (resident / self.tiles).clamp(1, all_rows.div_ceil(least)))
     }
 
     /// One block per tile of channels (x) and chunk (y); a block has several tiles if there are very many.
@@ -90,9 +100,27 @@ impl Chunks {
     }
 }
 
+/// Number of threads along the channels of a block.
+fn lanes(packs: usize) -> usize {
+    packs.next_power_of_two().min(MAX_LANES)
+}
+
+/// Number of blocks along the channels.
+fn tiles(packs: usize) -> usize {
+    packs.div_ceil(lanes(packs))
+}
+
+/// Rows per chunk, and grid of a kernel with blocks of [`MERGE_LANES`] channels (x), each for a chunk of rows (y).
+pub(super) fn merge_chunks(rows: usize, c: usize) -> (usize, LaunchConfig) {
+    let tiles = c.div_ceil(MERGE_LANES);
+    let chunks = (MAX_SUM_BLOCKS / tiles).clamp(1, rows.div_ceil(THREADS));
+    let per_chunk = rows.div_ceil(chunks);
+    (per_chunk, grid(tiles, rows.div_ceil(per_chunk)))
+}
+
 /// Configuration of a kernel that merges the partial results of chunks for `c` channels.
 pub(super) fn merge_grid(c: usize) -> LaunchConfig {
-    LaunchConfig::linear(c.div_ceil(16), THREADS)
+    LaunchConfig::linear(c.div_ceil(MERGE_LANES), THREADS)
 }
 
 /// Configuration for `rows` rows (y) of `width` pixels (x) of `c` channels.

@@ -1,12 +1,14 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
 use super::batch_norm::{BatchNormParameters, RunningMomentum};
-use super::channels::merge_grid;
+use super::channels::merge_chunks;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use crate::DType;
+use std::sync::Arc;
 
 /// [`super::batch_norm::statistics`] of y, f16 or bf16, from its `sums` `[2, c]`: each channel's sum and sum of squares. Channels whose
-/// variance the sums cannot give are read again.
+/// variance the sums cannot give are read again, by all blocks of their tile.
 pub(crate) fn statistics(
-    gpu: &Gpu,
+    gpu: &Arc<Gpu>,
     (y, sums): (DeviceSlice, DeviceSlice),
     c: usize,
     parameters: &BatchNormParameters,
@@ -15,11 +17,17 @@ pub(crate) fn statistics(
 ) -> Result<()> {
     let updated = parameters.running.filter(|_| momentum.is_some());
     let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
+    let rows = y.len / c;
+    let (chunk_rows, grid) = merge_chunks(rows, c);
+    let partial = gpu.empty(grid.grid_dim[1] as usize * 2 * c, DType::F64)?;
     let args = args![
         y,
         sums,
-        y.len / c,
+        partial.as_slice(DType::F64),
+        gpu.tickets() as usize,
+        rows,
         c as i32,
+        chunk_rows,
         KernelArg::optional(parameters.weight),
         KernelArg::optional(parameters.bias),
         KernelArg::optional(updated.map(|[mean, _]| mean)),
@@ -30,5 +38,5 @@ pub(crate) fn statistics(
         saved,
     ];
     let kernel = Kernel::new("conv_norm", "conv_norm_finalize").of(y.dtype).of(parameters.dtype());
-    gpu.launch(kernel, merge_grid(c), args)
+    gpu.launch(kernel, grid, args)
 }

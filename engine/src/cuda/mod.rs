@@ -15,6 +15,7 @@ mod arena;
 mod async_copy;
 pub(crate) mod batch_norm;
 pub(crate) mod batch_norm_pair;
+pub(crate) mod batch_norm_pool;
 pub(crate) mod binary;
 mod capture_lock;
 mod channels;

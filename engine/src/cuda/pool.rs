@@ -62,7 +62,7 @@ pub(crate) fn avg_backward(
 const MODULE: &str = "pool";
 
 /// Fields of `struct Pool` in the kernels.
-fn geometry(s: &PoolShape, include_pad: bool) -> [i32; 14] {
+pub(super) fn geometry(s: &PoolShape, include_pad: bool) -> [i32; 14] {
     let ([h, w], [oh, ow], p) = (s.size, s.out, &s.pool);
     let [[kh, kw], [sh, sw], [ph, pw], [dh, dw]] = [p.kernel, p.stride, p.padding, p.dilation];
     [h, w, oh, ow, s.c, kh, kw, sh, sw, ph, pw, dh, dw, usize::from(include_pad)].map(|v| v as i32)

@@ -107,15 +107,23 @@ impl KernelWriter<'_> {
             "template <int V> __device__ __forceinline__ void element({}, long long i) {{\n",
             self.by_kind(|dtype, x| format!("const {}* {x}", c_type(dtype)), |x| format!("float {x}"), "")
         );
-        text += &self.block("  ", "i");
+        for i in self.of(Broadcast::Full) {
+            let _ = writeln!(text, "  float x{i}[V];\n  fetch<V>(p{i} + i, x{i});");
+        }
+        text += &self.compute("  ");
         text + "}\n"
     }
 
     /// Source of the loop over rows of channels of chunk `blockIdx.y`, tile by tile.
     fn rows(&self) -> String {
         let sums = self.sums();
+        let loaded: String =
+            self.of(Broadcast::Full).map(|i| format!("    {} x{i};\n", self.stored(i))).collect();
+        // Four packs or more in flight.
+        let batch = 4usize.div_ceil(self.of(Broadcast::Full).count().max(1));
         let mut text = format!(
-            "template <int V> __device__ void walk({}, long long rows, int c, int chunk_rows) {{\n{}  const Tile<V> tile(c);\n  \
+            "template <int V> __device__ void walk({}, long long rows, int c, int chunk_rows) {{\n{}  struct Loaded {{\n{loaded}  }};\n  \
+             const Tile<V> tile(c);\n  \
              const long long first = (long long)blockIdx.y * chunk_rows;\n  \
              const int n = (int)min((long long)chunk_rows, rows - first);\n  \
              for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {{\n    const int at = tile.channel(t);\n",
@@ -129,16 +137,27 @@ impl KernelWriter<'_> {
         for i in self.of(Broadcast::Channel) {
             let _ = writeln!(text, "      float x{i}[V];\n      fetch<V>(p{i} + at, x{i});");
         }
-        text += "#pragma unroll 2\n      for (int row = tile.row; row < n; row += tile.rows) {\n        \
+        let _ = writeln!(
+            text,
+            "      for_rows<{batch}>(\n          tile.row, n, tile.rows,\n          [&](int row) {{\n            \
+             const long long i = (first + row) * c + at;\n            Loaded of;"
+        );
+        for i in self.of(Broadcast::Full) {
+            let _ = writeln!(text, "            of.x{i} = {}::load(p{i} + i);", self.stored(i));
+        }
+        text += "            return of;\n          },\n          [&](int row, const Loaded& of) {\n            \
                  const long long i = (first + row) * c + at;\n";
-        text += &self.block("        ", "i");
+        for i in self.of(Broadcast::Full) {
+            let _ = writeln!(text, "            float x{i}[V];\n            of.x{i}.widen(x{i});");
+        }
+        text += &self.compute("            ");
         for (k, o) in sums.iter().enumerate() {
             let _ = writeln!(
                 text,
-                "#pragma unroll\n        for (int k = 0; k < V; k++) totals[{k} * V + k] += y{o}[k];"
+                "#pragma unroll\n            for (int k = 0; k < V; k++) totals[{k} * V + k] += y{o}[k];"
             );
         }
-        text += "      }\n    }\n";
+        text += "          });\n    }\n";
         if !sums.is_empty() {
             let _ = writeln!(
                 text,
@@ -151,12 +170,14 @@ impl KernelWriter<'_> {
         text + "  }\n}\n"
     }
 
-    /// Source of loads, the function on each of V elements, and stores.
-    fn block(&self, indent: &str, at: &str) -> String {
+    /// Type of V elements of an input as stored.
+    fn stored(&self, i: usize) -> String {
+        format!("Stored<{}, V>", c_type(self.signature.inputs[i].0))
+    }
+
+    /// Source of the function on each of V elements, and of stores at `i`.
+    fn compute(&self, indent: &str) -> String {
         let mut text = String::new();
-        for i in self.of(Broadcast::Full) {
-            let _ = writeln!(text, "{indent}float x{i}[V];\n{indent}fetch<V>(p{i} + {at}, x{i});");
-        }
         for o in 0..self.signature.outputs.len() {
             let _ = writeln!(text, "{indent}float y{o}[V];");
         }
@@ -172,7 +193,7 @@ impl KernelWriter<'_> {
             arguments.join(", ")
         );
         for o in self.elements() {
-            let _ = writeln!(text, "{indent}put<V>(q{o} + {at}, y{o});");
+            let _ = writeln!(text, "{indent}put<V>(q{o} + i, y{o});");
         }
         text
     }

@@ -4,6 +4,7 @@ mod deferred;
 mod fused;
 mod gpu;
 mod pair;
+mod pool;
 
 use super::gpu::{OnGpu, check_parameters};
 use crate::autograd::is_tracked;

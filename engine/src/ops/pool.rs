@@ -10,15 +10,7 @@ impl Tensor {
     /// Max pooling of images `[n, h, w, c]` over windows of at most 256 elements. Of equal maxima the first gets the gradient; NaN
     /// propagates. f32, f16, bf16; f64 on the CPU.
     pub fn max_pool2d(&self, pool: &Pool2dOptions) -> Result<Tensor> {
-        let s = self.pool_shape("max_pool2d", pool)?;
-        if pool.kernel[0] * pool.kernel[1] > 256 {
-            // The index of the maximum within its window is stored in a byte.
-            return Err(Error::value(
-                "max_pool2d",
-                &[("x", self)],
-                "a window must have at most 256 elements; use global_pool for a whole image",
-            ));
-        }
+        let s = self.max_pool_shape(pool)?;
         if let Some(on) = OnGpu::of("max_pool2d", &[("x", self)])? {
             return self.max_pool2d_gpu(&on, s);
         }
@@ -56,6 +48,20 @@ impl Tensor {
         }
         let axis = |axis: usize| Resampling::window_mean(&s, axis, count_include_pad);
         self.resampled("avg_pool2d", axis(0), axis(1))
+    }
+
+    /// Shape of max pooling, checked.
+    pub(super) fn max_pool_shape(&self, pool: &Pool2dOptions) -> Result<PoolShape> {
+        let s = self.pool_shape("max_pool2d", pool)?;
+        if pool.kernel[0] * pool.kernel[1] > 256 {
+            // The index of the maximum within its window is stored in a byte.
+            return Err(Error::value(
+                "max_pool2d",
+                &[("x", self)],
+                "a window must have at most 256 elements; use global_pool for a whole image",
+            ));
+        }
+        Ok(s)
     }
 
     fn max_pool2d_gpu(&self, on: &OnGpu, s: PoolShape) -> Result<Tensor> {

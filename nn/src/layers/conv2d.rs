@@ -1,5 +1,5 @@
 //! Convolution layer.
-use super::{BatchNorm2d, in_dtype};
+use super::{BatchNorm2d, MaxPool2d, in_dtype};
 use crate::capture::LayerInfo;
 use crate::precision::Operation;
 use crate::{Context, Module, Visitor};
@@ -78,6 +78,24 @@ impl Conv2d {
         norm.with_options(activation, x.dtype(), cx, |norm, activation| {
             x.conv2d_batch_norm_act(&weight, &options, norm, activation, residual)
         })
+    }
+
+    /// `max_pool2d(activation(norm(conv(x))))` as one operation. The convolution must [fuse](Conv2d::fuses_with) with the norm.
+    pub(crate) fn forward_norm_act_pool(
+        &self,
+        x: &Tensor,
+        norm: &BatchNorm2d,
+        activation: Activation,
+        pool: &MaxPool2d,
+        cx: &mut Context,
+    ) -> Result<Tensor> {
+        let (x, weight) = self.operands(x, cx)?;
+        let of_norm = norm.operands(x.dtype(), cx)?;
+        let (options, norm_options) = (self.options(cx), of_norm.as_batch_norm());
+        let conv = ConvBatchNorm { x: &x, weight: &weight, options, norm: norm_options };
+        let y = conv.act_max_pool(activation, pool.options())?;
+        norm.store_statistics(&of_norm)?;
+        Ok(pool.capture_fused(y, cx))
     }
 
     /// True if the convolution and `norm` can be fused: they have no bias, no activation, no splits and no synchronised statistics, and neither output is captured.

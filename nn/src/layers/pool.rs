@@ -14,12 +14,21 @@ impl MaxPool2d {
     pub const fn new(pool: Pool2dOptions) -> MaxPool2d {
         MaxPool2d { pool, info: LayerInfo::new("MaxPool2d") }
     }
+
+    pub(super) fn options(&self) -> &Pool2dOptions {
+        &self.pool
+    }
+
+    /// Passes on the output `y` of an operation with the pooling fused into it.
+    pub(super) fn capture_fused(&self, y: Tensor, cx: &mut Context) -> Tensor {
+        cx.capture(&self.info, y, 0)
+    }
 }
 
 impl Module for MaxPool2d {
     fn forward(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
         let y = x.max_pool2d(&self.pool)?;
-        Ok(cx.capture(&self.info, y, 0))
+        Ok(self.capture_fused(y, cx))
     }
     fn visit(&self, _: &mut Visitor) {}
     fn layer_info(&self) -> Option<&LayerInfo> {

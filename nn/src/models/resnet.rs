@@ -186,11 +186,19 @@ impl Module for ResNet {
 
 impl Model for ResNet {
     fn forward_features(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
-        let x = self.conv1.forward_norm_act(x, &self.bn1, self.act1.kind(), cx)?;
-        let mut x = self.act1.capture_fused(x, cx);
-        if let Some(pool) = &self.maxpool {
-            x = pool.forward(&x, cx)?;
-        }
+        let x = self.conv1.forward_before(x, cx)?;
+        let (conv, kind) = (&self.conv1.last, self.act1.kind());
+        let captures_act = self.act1.layer_info().is_some_and(|info| cx.captures(info));
+        let mut x = match &self.maxpool {
+            Some(pool) if conv.fuses_with(&self.bn1, cx) && !captures_act => {
+                conv.forward_norm_act_pool(&x, &self.bn1, kind, pool, cx)?
+            }
+            pool => {
+                let y = conv.forward_norm_act(&x, &self.bn1, kind, None, cx)?;
+                let y = self.act1.capture_fused(y, cx);
+                pool.as_ref().map_or(Ok(y.clone()), |pool| pool.forward(&y, cx))?
+            }
+        };
         for stage in &self.stages {
             x = stage.forward(&x, cx)?;
         }
@@ -268,18 +276,12 @@ impl StemConv {
         })
     }
 
-    fn forward_norm_act(
-        &self,
-        x: &Tensor,
-        norm: &BatchNorm2d,
-        activation: Activation,
-        cx: &mut Context,
-    ) -> Result<Tensor> {
-        let x = self.before.iter().try_fold(x.clone(), |x, (conv, norm, act)| {
+    /// Output of the layers before the last convolution.
+    fn forward_before(&self, x: &Tensor, cx: &mut Context) -> Result<Tensor> {
+        self.before.iter().try_fold(x.clone(), |x, (conv, norm, act)| {
             let y = conv.forward_norm_act(&x, norm, act.kind(), None, cx)?;
             Ok(act.capture_fused(y, cx))
-        })?;
-        self.last.forward_norm_act(&x, norm, activation, None, cx)
+        })
     }
 
     fn visit(&self, visitor: &mut Visitor) {

@@ -1,7 +1,9 @@
 //! Convolutions: small ones of every kind, and those of the benchmarked networks.
 use super::Case;
 use super::case::{Input, Values, x};
-use fornax_engine::{Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, ConvBatchNorm, ConvShape};
+use fornax_engine::{
+    Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, ConvBatchNorm, ConvShape, Pool2dOptions,
+};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     let plain = ConvShape {
@@ -45,6 +47,9 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     }
     for (variant, c_in, c_out) in [("packs", 8, 16), ("odd-channels", 4, 6)] {
         rows.push(conv_norm_pair(variant, ConvShape { c_in, c_out, ..plain }));
+    }
+    for (variant, channels) in [("packs", 16), ("odd-channels", 6)] {
+        rows.push(conv_norm_pool(variant, channels));
     }
     for shape in large() {
         rows.push(conv(shape_name(&shape), shape, false).large());
@@ -153,6 +158,30 @@ fn conv_norm_pair(variant: &str, s: ConvShape) -> Case {
             ConvBatchNorm { x: &t[0], weight: &t[4], options: of_shortcut, norm: norm(&scaled[1], &t[6]) };
         ConvBatchNorm { x: &t[0], weight: &t[1], options, norm: norm(&scaled[0], &t[3]) }.add_relu(&shortcut)
     })
+}
+
+/// Convolution, batch norm in training and max pooling as one operation. A 1x1 kernel of positive weights keeps distinct pixels distinct: with
+/// a tie, a rounding could change a gradient by a jump.
+fn conv_norm_pool(variant: &str, channels: usize) -> Case {
+    let weight = Input { values: Values::Positive, ..x(&[channels, 1, 1, 1]) };
+    let image = Input { values: Values::Distinct, ..x(&[2, 7, 5, 1]) };
+    let pool = Pool2dOptions { kernel: [3, 3], padding: [1, 1], ..Pool2dOptions::default() };
+    Case::new(
+        "conv2d-batch-norm-max-pool",
+        variant,
+        vec![image, weight, x(&[channels]), x(&[channels])],
+        move |t| {
+            let norm = BatchNorm {
+                weight: Some(&t[2]),
+                bias: Some(&t[3]),
+                training: true,
+                eps: 1e-3,
+                ..BatchNorm::default()
+            };
+            let options = Conv2dOptions::default();
+            ConvBatchNorm { x: &t[0], weight: &t[1], options, norm }.act_max_pool(Activation::Identity, &pool)
+        },
+    )
 }
 
 fn shape_name(s: &ConvShape) -> String {

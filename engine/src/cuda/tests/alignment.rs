@@ -1,7 +1,7 @@
 //! Views that are not aligned to 16 bytes give the same results as aligned tensors.
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu::adaptive_pool::AdaptivePool;
-use crate::cuda::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
+use crate::cuda::batch_norm::{self, BatchNormParameters, PassBefore, SAVED_ROWS};
 use crate::cuda::{DeviceSlice, adaptive_pool, depthwise, pool, softmax};
 use crate::pool_shape::PoolShape;
 use crate::{Activation, ConvAlgorithm, ConvShape, DType, Pool2dOptions};
@@ -54,7 +54,8 @@ fn unaligned_views_give_the_same_results() {
         assert_same("batch norm", dtype, len, len, |x, y| {
             batch_norm::statistics(gpu(), x, 8, &parameters, None, saved.slice()).expect("launches");
             let none = Activation::Identity;
-            batch_norm::apply(gpu(), x, 8, saved.slice(), None, none, y).expect("launches")
+            batch_norm::apply(gpu(), (x, PassBefore::Reduction), 8, saved.slice(), None, none, y)
+                .expect("launches")
         });
     }
 }

@@ -2,7 +2,8 @@
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu;
 use crate::cuda::batch_norm::{
-    self, BatchNormBackward, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
+    self, BatchNormBackward, BatchNormParameters, DerivativeSource, PassBefore, RunningMomentum, SAVED_ROWS,
+    mask_bytes,
 };
 use crate::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
@@ -97,9 +98,25 @@ fn batch_norm_case(
     match source {
         Some(residual) if is_masked => {
             let source = [saved.slice(), residual];
-            batch_norm::apply_masked(gpu(), x.slice(), c, source, f, y.slice(), mask.slice())
+            batch_norm::apply_masked(
+                gpu(),
+                (x.slice(), PassBefore::Reduction),
+                c,
+                source,
+                f,
+                y.slice(),
+                mask.slice(),
+            )
         }
-        _ => batch_norm::apply(gpu(), x.slice(), c, saved.slice(), source, f, y.slice()),
+        _ => batch_norm::apply(
+            gpu(),
+            (x.slice(), PassBefore::Reduction),
+            c,
+            saved.slice(),
+            source,
+            f,
+            y.slice(),
+        ),
     }
     .expect("launches");
 
@@ -195,8 +212,16 @@ fn frozen_batch_norm_uses_running_statistics() {
         let running = [mean.slice(), var.slice()];
         let parameters = BatchNormParameters { weight: None, bias: None, running: Some(running), eps: 1e-5 };
         batch_norm::frozen_statistics(gpu(), running, c, &parameters, saved.slice()).expect("launches");
-        batch_norm::apply(gpu(), x.slice(), c, saved.slice(), None, Activation::Identity, y.slice())
-            .expect("launches");
+        batch_norm::apply(
+            gpu(),
+            (x.slice(), PassBefore::Reduction),
+            c,
+            saved.slice(),
+            None,
+            Activation::Identity,
+            y.slice(),
+        )
+        .expect("launches");
         let inv = |i: usize| 1.0 / (var.values[i % c] + 1e-5).sqrt();
         let expected: Vec<f64> = (0..rows * c).map(|i| (x.values[i] - mean.values[i % c]) * inv(i)).collect();
         y.assert_close(&expected, "frozen");

@@ -1,10 +1,12 @@
 //! Batch norm on a GPU. The running statistics are updated there, without synchronization.
 use super::{BatchNorm, Nonlinearity, saves_mask, with_batch_norm_backward};
 use crate::cuda::batch_norm::{
-    self as kernel, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
+    self as kernel, BatchNormParameters, DerivativeSource, PassBefore, RunningMomentum, SAVED_ROWS,
+    mask_bytes,
 };
-use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, conv_norm};
+use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, batch_norm_pool as pool_kernel, conv_norm};
 use crate::ops::gpu::OnGpu;
+use crate::pool_shape::PoolShape;
 use crate::{Activation, DType, Result, Tensor};
 
 const OP: &str = "batch_norm";
@@ -23,6 +25,8 @@ pub(super) fn forward(
     inputs.extend(norm.bias);
     inputs.extend(residual);
     let saved = channel_parameters(on, (x, sums), c, norm)?;
+    let before =
+        if batch_statistics && sums.is_none() { PassBefore::Reduction } else { PassBefore::Convolution };
     let mask = saves_mask(activation, residual, &inputs)
         .then(|| on.empty([x.numel() / c, mask_bytes(c)], DType::U8))
         .transpose()?;
@@ -32,9 +36,9 @@ pub(super) fn forward(
         let (x, saved, residual) = (x.slice(), saved.slice(), residual.as_ref().map(|t| t.slice()));
         match (&mask, residual) {
             (Some(mask), Some(residual)) => {
-                kernel::apply_masked(&on.gpu, x, c, [saved, residual], activation, y, mask.slice())
+                kernel::apply_masked(&on.gpu, (x, before), c, [saved, residual], activation, y, mask.slice())
             }
-            _ => kernel::apply(&on.gpu, x, c, saved, residual, activation, y),
+            _ => kernel::apply(&on.gpu, (x, before), c, saved, residual, activation, y),
         }
     })?;
     let make = || {
@@ -242,5 +246,80 @@ impl BatchNormPair {
         let [[weight, bias], [other_weight, other_bias]] = parameters;
         let [dx, other_dx] = dx;
         Ok([[dx, weight, bias], [other_dx, other_weight, other_bias]])
+    }
+}
+
+/// Values saved for the backward pass of batch norm, activation and max pooling.
+pub(super) struct BatchNormPool {
+    x: Tensor,
+    /// `[SAVED_ROWS, c]`, as written by the forward kernels.
+    saved: Tensor,
+    /// Index of each maximum within its window.
+    index: Tensor,
+    shape: PoolShape,
+    activation: Activation,
+    batch_statistics: bool,
+    /// Dtype of weight and bias.
+    parameter_dtype: DType,
+}
+
+impl BatchNormPool {
+    /// Maxima of the normalized x over the windows of `shape`, and the values saved for the backward pass.
+    pub(super) fn forward(
+        on: &OnGpu,
+        (x, sums): (&Tensor, Option<&Tensor>),
+        c: usize,
+        norm: &BatchNorm,
+        activation: Activation,
+        shape: PoolShape,
+    ) -> Result<(Tensor, BatchNormPool)> {
+        let saved = channel_parameters(on, (x, sums), c, norm)?;
+        let pooled = [shape.n, shape.out[0], shape.out[1], c];
+        let index = on.empty(pooled, DType::U8)?;
+        let y = on.build(pooled, x.dtype(), |y| {
+            let views = [x, &saved, &index].map(Tensor::device_view);
+            let [x, saved, index] = views.each_ref().map(|t| t.slice());
+            pool_kernel::forward(&on.gpu, &shape, [x, saved], activation, y, index)
+        })?;
+        let saved = BatchNormPool {
+            x: x.detach(),
+            saved,
+            index,
+            shape,
+            activation,
+            batch_statistics: norm.training || norm.running.is_none(),
+            parameter_dtype: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
+        };
+        Ok((y, saved))
+    }
+
+    /// The wanted gradients of x, weight and bias.
+    pub(super) fn backward(&self, grad: Tensor, wanted: [bool; 3]) -> Result<[Option<Tensor>; 3]> {
+        let operands = [("x", &self.x), ("grad", &grad)];
+        let on = OnGpu::for_backward(OP, &operands)?;
+        let c = self.shape.c;
+        let vector = |wanted: bool| wanted.then(|| on.empty([c], self.parameter_dtype)).transpose();
+        let parameters = [vector(wanted[1])?, vector(wanted[2])?];
+        let factors = on.empty([2, c], DType::F32)?;
+        let views = [&self.x, &self.saved, &grad, &self.index, &factors].map(Tensor::device_view);
+        let [x, saved, dy, index, of_factors] = views.each_ref().map(|t| t.slice());
+        let norm = kernel::BatchNormBackward {
+            gpu: &on.gpu,
+            x,
+            c,
+            saved,
+            activation: self.activation,
+            batch_statistics: self.batch_statistics,
+        };
+        let pass = pool_kernel::BatchNormPoolBackward { norm, shape: self.shape, dy, index };
+        {
+            let views = parameters.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
+            let parameters = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            on.with_op_context(pass.reduce(parameters, of_factors))?;
+        }
+        let dx = wanted[0]
+            .then(|| on.build(*self.x.shape(), self.x.dtype(), |dx| pass.input_gradient(of_factors, dx)));
+        let [weight, bias] = parameters;
+        Ok([dx.transpose()?, weight, bias])
     }
 }

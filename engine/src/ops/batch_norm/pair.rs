@@ -59,7 +59,7 @@ impl ConvBatchNorm<'_> {
     }
 
     /// The convolution's output, and the sums of its channels where they were computed with it.
-    fn convolve(&self) -> Result<(Tensor, Option<Tensor>)> {
+    pub(super) fn convolve(&self) -> Result<(Tensor, Option<Tensor>)> {
         match self.norm.training || self.norm.running.is_none() {
             true => self.x.conv2d_with_sums(self.weight, &self.options),
             false => Ok((self.x.conv2d(self.weight, None, &self.options)?, None)),

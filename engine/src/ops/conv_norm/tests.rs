@@ -2,7 +2,10 @@
 use crate::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
 use crate::cuda::{CudaGraph, set_conv_engine_options};
 use crate::ops::batch_norm::NormInput;
-use crate::{Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, DType, Device, Result, Tensor};
+use crate::{
+    Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, ConvBatchNorm, DType, Device, Pool2dOptions, Result,
+    Tensor,
+};
 
 const HALF_DTYPES: [DType; 2] = [DType::F16, DType::BF16];
 
@@ -91,6 +94,35 @@ const SAME: Conv2dOptions = Conv2dOptions {
     groups: 1,
     algorithm: ConvAlgorithm::Auto,
 };
+
+#[test]
+fn pooled_batch_norm_has_the_bits_of_separate_operations() {
+    let pool = Pool2dOptions { kernel: [3, 3], padding: [1, 1], ..Pool2dOptions::default() };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (f, training) in [
+            (Activation::Relu, true),
+            (Activation::Identity, true),
+            (Activation::Silu, true),
+            (Activation::Relu, false),
+        ] {
+            let inputs = || Inputs::new(dtype, 0.0);
+            let fused = inputs().run(|i| {
+                let conv =
+                    ConvBatchNorm { x: &i.x, weight: &i.weight, options: SAME, norm: i.norm(training) };
+                conv.act_max_pool(f, &pool)
+            });
+            let parts = inputs().run(|i| {
+                let y = i.x.conv2d_batch_norm_act(&i.weight, &SAME, &i.norm(training), f, None)?;
+                y.max_pool2d(&pool)
+            });
+            assert_eq!(fused.len(), parts.len());
+            for (which, (a, b)) in fused.iter().zip(&parts).enumerate() {
+                let bits = |t: &Tensor| values(t).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                assert_eq!(bits(a), bits(b), "{dtype} {f:?}, training {training}, result {which}");
+            }
+        }
+    }
+}
 
 #[test]
 fn conv2d_batch_norm_act_matches_separate_operations() {
