@@ -228,7 +228,7 @@ impl TrainStep {
         batches: &[Batch],
         lr: f64,
     ) -> Result<PendingUpdate> {
-        optimizer.set_lr(lr)?;
+        optimizer.set_lr_and_ema_decay(lr, self.ema.as_ref().map_or(0.0, Ema::decay))?;
         if self.capture_enabled && optimizer.is_second_order() {
             let why = "the optimizer differentiates the backward pass, which cannot be captured";
             if self.options.cuda_graph == CudaGraphMode::Always {
@@ -352,12 +352,14 @@ impl TrainStep {
         if let Some(data_parallel) = &self.data_parallel {
             data_parallel.finish(mean_loss, optimizer.hessian_diagonals())?;
         }
-        optimizer.step()?;
-        optimizer.zero_grad();
         match &self.ema {
-            Some(ema) if ema.device() == self.device && !self.options.ema_after_check => ema.update(),
-            _ => Ok(()),
+            Some(ema) if ema.device() == self.device && !self.options.ema_after_check => {
+                ema.step_and_update(optimizer)?
+            }
+            _ => optimizer.step()?,
         }
+        optimizer.zero_grad();
+        Ok(())
     }
 
     /// Forward and backward passes over the batches of an update; the mean loss. `data_parallel` starts to reduce the gradients in the last
