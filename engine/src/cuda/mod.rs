@@ -40,6 +40,7 @@ pub(crate) mod matmul;
 mod memory;
 pub(crate) mod normalize;
 pub(crate) mod optimizer;
+pub(crate) mod pack;
 mod pinned;
 pub(crate) mod pool;
 pub(crate) mod prepare;
