@@ -169,7 +169,7 @@ impl TrainStep {
 
     /// The model's input: the images of a batch cast to the precision of `cx`, after mixing, normalisation and erasing if they are u8.
     pub fn prepare_images(&self, batch: &Batch, cx: &Context) -> fornax_engine::Result<Tensor> {
-        prepare_images(self.preparation.as_ref(), batch, cx)
+        prepare_images(Operation::Input, self.preparation.as_ref(), batch, cx)
     }
 
     /// Preparation of u8 images.
@@ -383,7 +383,7 @@ impl TrainStep {
         let mut total: Option<Tensor> = None;
         for (i, batch) in batches.iter().enumerate() {
             cx.set_global_rows(batch.global_rows.as_ref());
-            let images = self.prepare_images(batch, &cx)?;
+            let images = prepare_images(model.input_operation(), self.preparation.as_ref(), batch, &cx)?;
             let logits = batch.predictions(&model.forward(&images, &mut cx)?)?;
             let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;
             let loss = if batches.len() > 1 { loss.mul_scalar(scale)? } else { loss };
@@ -400,15 +400,17 @@ impl TrainStep {
     }
 }
 
-/// The model's input: the images of a batch cast to the precision of `cx`, after mixing, normalisation and erasing if they are u8.
+/// [`TrainStep::prepare_images`] with this preparation of u8 images, which become the dtype of a model's [first
+/// operation](Module::input_operation) at once.
 pub(crate) fn prepare_images(
+    first: Operation,
     preparation: Option<&BatchPreparation>,
     batch: &Batch,
     cx: &Context,
 ) -> fornax_engine::Result<Tensor> {
     match preparation {
         Some(preparation) if batch.images.dtype() == DType::U8 => {
-            let dtype = cx.precision().dtype_for(Operation::Input).unwrap_or(DType::F32);
+            let dtype = cx.precision().dtype_for(first).unwrap_or(DType::F32);
             preparation.apply(&batch.images, batch.changes.as_ref(), dtype)
         }
         _ => cx.autocast(Operation::Input, &batch.images),
