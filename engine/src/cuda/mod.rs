@@ -53,6 +53,7 @@ pub(crate) mod softmax;
 mod staging;
 mod stream_event;
 mod strided_pair;
+pub(crate) mod sync_norm;
 #[cfg(test)]
 mod tests;
 mod timing_event;

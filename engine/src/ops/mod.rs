@@ -120,7 +120,6 @@ mod soft_cross_entropy;
 mod softmax;
 mod statistics;
 mod sum;
-mod sync_batch_norm;
 mod to_device;
 mod unary;
 mod update_state;

@@ -17,7 +17,7 @@ pub(super) enum Nonlinearity {
 }
 
 /// Adds this result of a batch norm to the graph. `make` builds the backward pass by kernels, which returns the wanted gradients of x,
-/// weight, bias and residual.
+/// weight, bias and residual. With statistics of several ranks it has no derivative.
 pub(super) fn with_batch_norm_backward<F>(
     y: Tensor,
     op: &'static str,
@@ -43,6 +43,9 @@ where
             Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
         }
     };
+    if norm.synced().is_some() {
+        return y.with_backward(op, &inputs, || kernels);
+    }
     let nonlinearity = match nonlinearity {
         Nonlinearity::BuiltIn(f) if has_binary_derivative(f) && residual.is_some() => {
             let x = x.detach();

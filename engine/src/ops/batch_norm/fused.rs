@@ -30,6 +30,10 @@ impl Tensor {
         if !self.dtype().is_float() {
             return Err(Error::dtype(OP, &operands, "f32, f16, bf16 or f64"));
         }
+        if norm.synced().is_some() {
+            let why = "statistics of several ranks are not supported; use batch_norm_act, or batch_norm and the activation";
+            return Err(Error::value(OP, &operands, why));
+        }
         let batch_statistics = norm.training || norm.running.is_none();
         let by_channel = match OnGpu::of(OP, &operands)? {
             Some(on) => ChannelVectors::on_gpu(&on, self, c, norm, batch_statistics)?,

@@ -1,11 +1,13 @@
 //! Batch norm on a GPU. The running statistics are updated there, without synchronization.
 use super::{BatchNorm, Nonlinearity, saves_mask, with_batch_norm_backward};
 use crate::cuda::batch_norm::{
-    self as kernel, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS, mask_bytes,
+    self as kernel, BackwardFactors, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS,
+    mask_bytes,
 };
-use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, conv_norm};
+use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, conv_norm, sync_norm};
 use crate::ops::gpu::OnGpu;
-use crate::{Activation, DType, Result, Tensor};
+use crate::{Activation, Collective, DType, Reduction, Result, Tensor};
+use std::sync::Arc;
 
 const OP: &str = "batch_norm";
 
@@ -17,17 +19,16 @@ pub(super) fn forward(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let batch_statistics = norm.training || norm.running.is_none();
     let mut inputs = vec![x];
     inputs.extend(norm.weight);
     inputs.extend(norm.bias);
     inputs.extend(residual);
-    let saved = channel_parameters(on, (x, sums), c, norm)?;
+    let channels = ChannelParameters::of(on, (x, sums), c, norm)?;
     let mask = saves_mask(activation, residual, &inputs)
         .then(|| on.empty([x.numel() / c, mask_bytes(c)], DType::U8))
         .transpose()?;
     let y = on.build(*x.shape(), x.dtype(), |y| {
-        let (x, saved) = (x.device_view(), saved.device_view());
+        let (x, saved) = (x.device_view(), channels.saved.device_view());
         let (residual, mask) = (residual.map(Tensor::device_view), mask.as_ref().map(Tensor::device_view));
         let (x, saved, residual) = (x.slice(), saved.slice(), residual.as_ref().map(|t| t.slice()));
         match (&mask, residual) {
@@ -44,8 +45,7 @@ pub(super) fn forward(
             derivative_operand: mask
                 .or_else(|| residual.filter(|_| activation != Activation::Identity).map(Tensor::detach)),
             activation,
-            batch_statistics,
-            saved,
+            channels,
             parameter_dtype: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
         };
         move |grad: Tensor, wanted| saved.backward(grad, wanted)
@@ -53,35 +53,117 @@ pub(super) fn forward(
     Ok(with_batch_norm_backward(y, OP, (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
 }
 
-/// Mean, inverse deviation, scale and shift by channel, `[SAVED_ROWS, c]`, from the batch's statistics (by way of its sums if given) or
-/// the running ones.
-fn channel_parameters(
+/// Normalization of each channel.
+struct ChannelParameters {
+    /// Mean, inverse deviation, scale and shift, `[SAVED_ROWS, c]`.
+    saved: Tensor,
+    source: StatisticsSource,
+}
+
+/// Values whose mean and variance normalize.
+enum StatisticsSource {
+    /// Those of earlier batches, by the running statistics.
+    Running,
+    /// The batch's.
+    Batch,
+    /// Those of all ranks, and their number by channel, f32 `[1]`.
+    Ranks(Arc<dyn Collective>, Tensor),
+}
+
+impl ChannelParameters {
+    /// Computes the parameters from the batch's statistics (by way of its sums if given) or the running ones.
+    fn of(
+        on: &OnGpu,
+        (x, sums): (&Tensor, Option<&Tensor>),
+        c: usize,
+        norm: &BatchNorm,
+    ) -> Result<ChannelParameters> {
+        let Some(group) = norm.synced() else {
+            let has_own = norm.training || norm.running.is_none();
+            let source = if has_own { StatisticsSource::Batch } else { StatisticsSource::Running };
+            return Ok(ChannelParameters { saved: of_own_values(on, (x, sums), c, norm)?, source });
+        };
+        let own = on.build([2 * c + 1], DType::F32, |moments| match sums {
+            Some(sums) => {
+                let (x, sums) = (x.device_view(), sums.device_view());
+                conv_norm::moments(&on.gpu, (x.slice(), sums.slice()), c, moments)
+            }
+            None => kernel::moments(&on.gpu, x.device_view().slice(), c, moments),
+        })?;
+        let all = group.all_gather(&own)?;
+        let count = on.empty([1], DType::F32)?;
+        let saved = on.build([SAVED_ROWS, c], DType::F32, |saved| {
+            let (all, count) = (all.device_view(), count.device_view());
+            with_parameters(on, norm, |parameters, momentum| {
+                let momentum = momentum.expect("ranks are merged in training");
+                sync_norm::merge(&on.gpu, all.slice(), c, parameters, momentum, [saved, count.slice()])
+            })
+        })?;
+        Ok(ChannelParameters { saved, source: StatisticsSource::Ranks(group.clone(), count) })
+    }
+
+    /// Content of the factors that the backward pass's sums become, if the gradient of x is wanted.
+    fn factors(&self, dx_wanted: bool) -> BackwardFactors {
+        match &self.source {
+            StatisticsSource::Batch => BackwardFactors::OfBatch,
+            StatisticsSource::Ranks(..) if dx_wanted => BackwardFactors::Sums,
+            _ => BackwardFactors::Zeros,
+        }
+    }
+
+    /// Turns sums over all ranks into factors.
+    fn finish_factors(&self, on: &OnGpu, sums: DeviceSlice) -> Result<()> {
+        let StatisticsSource::Ranks(_, count) = &self.source else { return Ok(()) };
+        let (saved, count) = (self.saved.device_view(), count.device_view());
+        on.with_op_context(sync_norm::factors(&on.gpu, sums, saved.slice(), count.slice()))
+    }
+
+    /// The ranks whose values have the statistics.
+    fn group(&self) -> Option<&Arc<dyn Collective>> {
+        match &self.source {
+            StatisticsSource::Ranks(group, _) => Some(group),
+            _ => None,
+        }
+    }
+}
+
+/// Calls `f` with the parameters of a norm on the device and, in training, the weight of the batch in the running statistics, after it has
+/// counted the batch.
+fn with_parameters<R>(
+    on: &OnGpu,
+    norm: &BatchNorm,
+    f: impl FnOnce(&BatchNormParameters, Option<RunningMomentum>) -> crate::cuda::Result<R>,
+) -> crate::cuda::Result<R> {
+    let views = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
+        .map(|t| t.map(Tensor::device_view));
+    let [weight, bias, mean, var] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+    let running = mean.zip(var).map(|(mean, var)| [mean, var]);
+    let batches = norm.counted_batches().map(Tensor::device_view);
+    let momentum = norm.training.then(|| momentum(norm, batches.as_ref().map(|t| t.slice())));
+    if let Some(RunningMomentum::Cumulative(batches)) = momentum {
+        kernel::count_batch(&on.gpu, batches)?;
+    }
+    f(&BatchNormParameters { weight, bias, running, eps: norm.eps }, momentum)
+}
+
+/// [`ChannelParameters::saved`] without other ranks.
+fn of_own_values(
     on: &OnGpu,
     (x, sums): (&Tensor, Option<&Tensor>),
     c: usize,
     norm: &BatchNorm,
 ) -> Result<Tensor> {
     on.build([SAVED_ROWS, c], DType::F32, |saved| {
-        let views = [norm.weight, norm.bias, norm.running.map(|r| r.0), norm.running.map(|r| r.1)]
-            .map(|t| t.map(Tensor::device_view));
-        let [weight, bias, mean, var] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-        let running = mean.zip(var).map(|(mean, var)| [mean, var]);
-        let parameters = BatchNormParameters { weight, bias, running, eps: norm.eps };
-        let batches = norm.counted_batches().map(Tensor::device_view);
-        let momentum = norm.training.then(|| momentum(norm, batches.as_ref().map(|t| t.slice())));
-        if let Some(RunningMomentum::Cumulative(batches)) = momentum {
-            kernel::count_batch(&on.gpu, batches)?;
-        }
-        match (sums, running) {
+        with_parameters(on, norm, |parameters, momentum| match (sums, parameters.running) {
             (Some(sums), _) => {
                 let (x, sums) = (x.device_view(), sums.device_view());
-                conv_norm::statistics(&on.gpu, (x.slice(), sums.slice()), c, &parameters, momentum, saved)
+                conv_norm::statistics(&on.gpu, (x.slice(), sums.slice()), c, parameters, momentum, saved)
             }
             (None, Some(running)) if !norm.training => {
-                kernel::frozen_statistics(&on.gpu, running, c, &parameters, saved)
+                kernel::frozen_statistics(&on.gpu, running, c, parameters, saved)
             }
-            _ => kernel::statistics(&on.gpu, x.device_view().slice(), c, &parameters, momentum, saved),
-        }
+            _ => kernel::statistics(&on.gpu, x.device_view().slice(), c, parameters, momentum, saved),
+        })
     })
 }
 
@@ -97,9 +179,7 @@ struct SavedForBackward {
     derivative_operand: Option<Tensor>,
     is_masked: bool,
     activation: Activation,
-    batch_statistics: bool,
-    /// `[SAVED_ROWS, c]`, as written by the forward kernels.
-    saved: Tensor,
+    channels: ChannelParameters,
     /// Dtype of weight and bias.
     parameter_dtype: DType,
 }
@@ -109,15 +189,15 @@ impl SavedForBackward {
     fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
         let operands = [("x", &self.x), ("grad", &grad)];
         let on = OnGpu::for_backward(OP, &operands)?;
-        let c = self.saved.dims()[1];
-        let (x, saved) = (self.x.device_view(), self.saved.device_view());
+        let c = self.channels.saved.dims()[1];
+        let (x, saved) = (self.x.device_view(), self.channels.saved.device_view());
         let pass = kernel::BatchNormBackward {
             gpu: &on.gpu,
             x: x.slice(),
             c,
             saved: saved.slice(),
             activation: self.activation,
-            batch_statistics: self.batch_statistics,
+            factors: self.channels.factors(wanted[0]),
         };
         let vector = |wanted: bool| wanted.then(|| on.empty([c], self.parameter_dtype)).transpose();
         let [dweight, dbias] = [vector(wanted[1])?, vector(wanted[2])?];
@@ -141,6 +221,10 @@ impl SavedForBackward {
             };
             let d = stores_d.then(|| d_buffer.unwrap_or(dy.slice()));
             on.with_op_context(pass.reduce(dy.slice(), derivative, d, [dweight, dbias], factors.slice()))?;
+        }
+        if let Some(group) = self.channels.group().filter(|_| wanted[0]) {
+            group.all_reduce(&factors, Reduction::Sum)?;
+            self.channels.finish_factors(&on, factors.device_view().slice())?;
         }
         let f = if stores_d { Activation::Identity } else { self.activation };
         let can_overwrite = (is_sole_owner || d_buffer.is_some()) && !wanted[3];
@@ -166,20 +250,19 @@ pub(super) fn forward_pair(
 ) -> Result<(Tensor, BatchNormPair)> {
     // The shortcut's statistics are computed first, as without the fusion.
     let [(x, sums, norm), (other, other_sums, other_norm)] = norms;
-    let of_other = channel_parameters(on, (other, other_sums), c, other_norm)?;
-    let saved = [channel_parameters(on, (x, sums), c, norm)?, of_other];
+    let of_other = ChannelParameters::of(on, (other, other_sums), c, other_norm)?;
+    let channels = [ChannelParameters::of(on, (x, sums), c, norm)?, of_other];
     let mask = on.empty([x.numel() / c, mask_bytes(c)], DType::U8)?;
     let y = on.build(*x.shape(), x.dtype(), |y| {
-        let views = [x, other, &saved[0], &saved[1], &mask].map(Tensor::device_view);
+        let views = [x, other, &channels[0].saved, &channels[1].saved, &mask].map(Tensor::device_view);
         let [x, other, of_x, of_other, mask] = views.each_ref().map(|t| t.slice());
         let pair = pair_kernel::BatchNormPair { gpu: &on.gpu, x: [x, other], saved: [of_x, of_other], c };
         pair.forward(y, mask)
     })?;
     let pair = BatchNormPair {
         x: [x.detach(), other.detach()],
-        saved,
+        channels,
         mask,
-        batch_statistics: norms.map(|(_, _, norm)| norm.training || norm.running.is_none()),
         parameter_dtypes: norms
             .map(|(_, _, norm)| norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype())),
     };
@@ -189,10 +272,8 @@ pub(super) fn forward_pair(
 /// Values saved for the backward pass of a [pair](forward_pair).
 pub(super) struct BatchNormPair {
     x: [Tensor; 2],
-    /// `[SAVED_ROWS, c]` of each norm.
-    saved: [Tensor; 2],
+    channels: [ChannelParameters; 2],
     mask: Tensor,
-    batch_statistics: [bool; 2],
     /// Dtypes of weight and bias.
     parameter_dtypes: [DType; 2],
 }
@@ -202,11 +283,14 @@ impl BatchNormPair {
     pub(super) fn backward(&self, grad: Tensor, wanted: [[bool; 3]; 2]) -> Result<[[Option<Tensor>; 3]; 2]> {
         let operands = [("x", &self.x[0]), ("grad", &grad)];
         let on = OnGpu::for_backward(OP, &operands)?;
-        let c = self.saved[0].dims()[1];
+        let c = self.channels[0].saved.dims()[1];
         let vector =
             |p: usize, k: usize| wanted[p][k].then(|| on.empty([c], self.parameter_dtypes[p])).transpose();
         let parameters = [[vector(0, 1)?, vector(0, 2)?], [vector(1, 1)?, vector(1, 2)?]];
-        let factors = [on.empty([2, c], DType::F32)?, on.empty([2, c], DType::F32)?];
+        // In one tensor, which one reduction adds over the ranks.
+        let all_factors = on.empty([2, 2, c], DType::F32)?;
+        let factors = [all_factors.narrow(0, 0, 1)?, all_factors.narrow(0, 1, 1)?];
+        let dx_wanted = wanted.iter().any(|wanted| wanted[0]);
         let like_grad = || on.empty(*grad.shape(), grad.dtype());
         let dx = [
             wanted[0][0]
@@ -215,8 +299,8 @@ impl BatchNormPair {
             wanted[1][0].then(like_grad).transpose()?,
         ];
         {
-            let (x, saved) =
-                (self.x.each_ref().map(Tensor::device_view), self.saved.each_ref().map(Tensor::device_view));
+            let x = self.x.each_ref().map(Tensor::device_view);
+            let saved = self.channels.each_ref().map(|of| of.saved.device_view());
             let pair = pair_kernel::BatchNormPair {
                 gpu: &on.gpu,
                 x: x.each_ref().map(|t| t.slice()),
@@ -230,10 +314,15 @@ impl BatchNormPair {
                 views.each_ref().map(|of| of.each_ref().map(|t| t.as_ref().map(|t| t.slice())));
             let factor_views = factors.each_ref().map(Tensor::device_view);
             let factors = factor_views.each_ref().map(|t| t.slice());
-            let reduced =
-                pair.reduce(dy.slice(), mask.slice(), of_parameters, factors, self.batch_statistics);
-            on.with_op_context(reduced)?;
-            if dx.iter().any(Option::is_some) {
+            let kinds = self.channels.each_ref().map(|of| of.factors(dx_wanted));
+            on.with_op_context(pair.reduce(dy.slice(), mask.slice(), of_parameters, factors, kinds))?;
+            if dx_wanted {
+                if let Some(group) = self.channels.iter().find_map(ChannelParameters::group) {
+                    group.all_reduce(&all_factors, Reduction::Sum)?;
+                }
+                for (channels, factors) in self.channels.iter().zip(factors) {
+                    channels.finish_factors(&on, factors)?;
+                }
                 let views = dx.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
                 let of_dx = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
                 on.with_op_context(pair.input_gradients(dy.slice(), mask.slice(), factors, of_dx))?;

@@ -84,6 +84,9 @@ fn with_pair_backward(y: Tensor, saved: BatchNormPair, norms: [(&Tensor, &BatchN
             Ok(grads.filter_map(|(grad, has)| has.then_some(grad)).collect())
         }
     };
+    if norms.iter().any(|(_, norm)| norm.synced().is_some()) {
+        return y.with_backward(OP, &all, kernels);
+    }
     let composition = || {
         let all: Vec<Tensor> = all.iter().map(|t| (*t).clone()).collect();
         // In training the composition uses the batch's statistics, and leaves the running ones alone.
