@@ -42,6 +42,7 @@ pub(crate) mod normalize;
 pub(crate) mod optimizer;
 pub(crate) mod pack;
 mod pinned;
+pub(crate) mod pointwise_data_gradient;
 pub(crate) mod pool;
 pub(crate) mod prepare;
 mod profile;

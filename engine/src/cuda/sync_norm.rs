@@ -3,8 +3,8 @@ use super::batch_norm::{BatchNormParameters, RunningMomentum};
 use super::channels::THREADS;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 
-/// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::batch_norm::moments`]), into `saved` and the running statistics; `count`,
-/// f32 `[1]`, becomes their number of values.
+/// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::batch_norm::moments`]), into `saved` and the running statistics;
+/// `count`, f32 `[1]`, becomes their number of values.
 pub(crate) fn merge(
     gpu: &Gpu,
     moments: DeviceSlice,

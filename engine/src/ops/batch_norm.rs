@@ -3,6 +3,7 @@ mod composed;
 mod deferred;
 mod fused;
 mod gpu;
+mod output_gradient;
 mod pair;
 mod sync;
 
@@ -14,6 +15,7 @@ use crate::cpu::stored::Stored;
 use crate::{Activation, Collective, DType, Element, Error, Result, Tensor, shapes_only};
 use composed::{Nonlinearity, with_batch_norm_backward};
 use deferred::deferred;
+use output_gradient::OutputGradient;
 pub use pair::ConvBatchNorm;
 use std::sync::Arc;
 use sync::Moments;
@@ -202,13 +204,14 @@ fn forward<T: Stored>(
             shift,
             parameter_dtype: norm.weight.or(norm.bias).map_or(x.dtype(), Tensor::dtype),
         };
-        move |grad: Tensor, wanted| saved.backward(grad, wanted)
+        move |grad: OutputGradient, wanted| saved.backward(grad.compute()?, wanted)
     };
     Ok(with_batch_norm_backward(
         y,
         "batch_norm",
         (x, norm, residual),
         Nonlinearity::BuiltIn(activation),
+        false,
         make,
     ))
 }

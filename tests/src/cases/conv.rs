@@ -46,6 +46,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     for (variant, c_in, c_out) in [("packs", 8, 16), ("odd-channels", 4, 6)] {
         rows.push(conv_norm_pair(variant, ConvShape { c_in, c_out, ..plain }));
     }
+    rows.push(residual_block_end());
     for shape in large() {
         rows.push(conv(shape_name(&shape), shape, false).large());
     }
@@ -152,6 +153,26 @@ fn conv_norm_pair(variant: &str, s: ConvShape) -> Case {
         let shortcut =
             ConvBatchNorm { x: &t[0], weight: &t[4], options: of_shortcut, norm: norm(&scaled[1], &t[6]) };
         ConvBatchNorm { x: &t[0], weight: &t[1], options, norm: norm(&scaled[0], &t[3]) }.add_relu(&shortcut)
+    })
+}
+
+/// The end of a residual block, and the 1x1 convolution and the skip connection that read its output.
+fn residual_block_end() -> Case {
+    let image = || x(&[2, 5, 7, 16]);
+    let positive = |shape: &[usize]| Input { values: Values::Positive, ..x(shape) };
+    // Far from the kinks, as in `conv_norm_pair`.
+    let inputs = vec![image(), positive(&[2, 5, 7, 16]), x(&[16]), positive(&[16]), x(&[16, 1, 1, 16])];
+    Case::new("residual-block-end", "packs", inputs, move |t| {
+        let weight = t[2].mul_scalar(0.0625)?;
+        let norm = BatchNorm {
+            weight: Some(&weight),
+            bias: Some(&t[3]),
+            training: true,
+            eps: 1e-3,
+            ..BatchNorm::default()
+        };
+        let y = t[0].batch_norm_act(&norm, Activation::Relu, Some(&t[1]))?;
+        y.conv2d(&t[4], None, &Conv2dOptions::default())?.add(&y)
     })
 }
 

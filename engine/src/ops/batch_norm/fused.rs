@@ -1,5 +1,5 @@
 //! Batch norm with an expression as its activation: two passes forward and two backward, with generated kernels.
-use super::{BatchNorm, Nonlinearity, check, gpu, with_batch_norm_backward};
+use super::{BatchNorm, Nonlinearity, OutputGradient, check, gpu, with_batch_norm_backward};
 use crate::cpu::batch_norm as kernel;
 use crate::cuda::batch_norm::{self as gpu_kernel, BatchNormParameters, RunningMomentum, SAVED_ROWS};
 use crate::fuse::{BatchNormKernels, Expression, GradStorage, KernelOutput, KernelSignature};
@@ -66,10 +66,10 @@ impl Tensor {
                 by_channel,
                 dtypes,
             };
-            move |grad: Tensor, wanted| saved.backward(grad, wanted)
+            move |grad: OutputGradient, wanted| saved.backward(grad.compute()?, wanted)
         };
         let nonlinearity = Nonlinearity::Expression(activation.clone());
-        Ok(with_batch_norm_backward(y, OP, (self, norm, residual), nonlinearity, make))
+        Ok(with_batch_norm_backward(y, OP, (self, norm, residual), nonlinearity, false, make))
     }
 }
 

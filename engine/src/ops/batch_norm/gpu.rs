@@ -1,9 +1,10 @@
 //! Batch norm on a GPU. The running statistics are updated there, without synchronization.
-use super::{BatchNorm, Nonlinearity, saves_mask, with_batch_norm_backward};
+use super::{BatchNorm, Nonlinearity, OutputGradient, saves_mask, with_batch_norm_backward};
 use crate::cuda::batch_norm::{
     self as kernel, BackwardFactors, BatchNormParameters, DerivativeSource, RunningMomentum, SAVED_ROWS,
     mask_bytes,
 };
+use crate::cuda::pointwise_data_gradient::{NormSums, PointwiseDataGradient};
 use crate::cuda::{DeviceSlice, batch_norm_pair as pair_kernel, conv_norm, sync_norm};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, Collective, DType, Reduction, Result, Tensor};
@@ -38,6 +39,7 @@ pub(super) fn forward(
             _ => kernel::apply(&on.gpu, x, c, saved, residual, activation, y),
         }
     })?;
+    let joins = mask.is_some() && joins(x);
     let make = || {
         let saved = SavedForBackward {
             x: x.detach(),
@@ -48,9 +50,15 @@ pub(super) fn forward(
             channels,
             parameter_dtype: norm.weight.or(norm.bias).map_or(DType::F32, |t| t.dtype()),
         };
-        move |grad: Tensor, wanted| saved.backward(grad, wanted)
+        move |grad: OutputGradient, wanted| saved.backward(grad, wanted)
     };
-    Ok(with_batch_norm_backward(y, OP, (x, norm, residual), Nonlinearity::BuiltIn(activation), make))
+    let nonlinearity = Nonlinearity::BuiltIn(activation);
+    Ok(with_batch_norm_backward(y, OP, (x, norm, residual), nonlinearity, joins, make))
+}
+
+/// True if the backward pass of a norm of x with a mask may compute the gradient of the convolution that reads its output.
+pub(super) fn joins(x: &Tensor) -> bool {
+    matches!(x.dtype(), DType::F16 | DType::BF16) && x.dims().last().is_some_and(|c| c.is_multiple_of(8))
 }
 
 /// Normalization of each channel.
@@ -185,11 +193,14 @@ struct SavedForBackward {
 }
 
 impl SavedForBackward {
-    /// The wanted gradients of x, weight, bias and residual. Overwrites `grad` if it has no other owner.
-    fn backward(&self, grad: Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
-        let operands = [("x", &self.x), ("grad", &grad)];
+    /// The wanted gradients of x, weight, bias and residual. Overwrites a gradient without another owner.
+    fn backward(&self, grad: OutputGradient, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+        let operands = [("x", &self.x)];
         let on = OnGpu::for_backward(OP, &operands)?;
         let c = self.channels.saved.dims()[1];
+        let vector = |wanted: bool| wanted.then(|| on.empty([c], self.parameter_dtype)).transpose();
+        let [dweight, dbias] = [vector(wanted[1])?, vector(wanted[2])?];
+        let factors = on.empty([2, c], DType::F32)?;
         let (x, saved) = (self.x.device_view(), self.channels.saved.device_view());
         let pass = kernel::BatchNormBackward {
             gpu: &on.gpu,
@@ -199,36 +210,45 @@ impl SavedForBackward {
             activation: self.activation,
             factors: self.channels.factors(wanted[0]),
         };
-        let vector = |wanted: bool| wanted.then(|| on.empty([c], self.parameter_dtype)).transpose();
-        let [dweight, dbias] = [vector(wanted[1])?, vector(wanted[2])?];
-        let factors = on.empty([2, c], DType::F32)?;
         // Without a residual d = dy * f' is cheaper to recompute than to store.
         let stores_d = self.derivative_operand.is_some();
-        let is_sole_owner = grad.is_sole_owner();
-        let d_buffer =
-            if stores_d && !is_sole_owner { Some(on.empty(*grad.shape(), grad.dtype())?) } else { None };
-        {
-            let views =
-                [self.derivative_operand.as_ref(), dweight.as_ref(), dbias.as_ref(), d_buffer.as_ref()]
-                    .map(|t| t.map(Tensor::device_view));
-            let [derivative, dweight, dbias, d_buffer] =
-                views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-            let (dy, factors) = (grad.device_view(), factors.device_view());
-            let derivative = match derivative {
-                None => DerivativeSource::None,
-                Some(mask) if self.is_masked => DerivativeSource::Mask(mask),
-                Some(residual) => DerivativeSource::Residual(residual),
-            };
-            let d = stores_d.then(|| d_buffer.unwrap_or(dy.slice()));
-            on.with_op_context(pass.reduce(dy.slice(), derivative, d, [dweight, dbias], factors.slice()))?;
-        }
+        let (d, is_own) = {
+            let views = [self.derivative_operand.as_ref(), dweight.as_ref(), dbias.as_ref()]
+                .map(|t| t.map(Tensor::device_view));
+            let [derivative, dweight, dbias] = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            let of_factors = factors.device_view();
+            let of_factors = of_factors.slice();
+            let sums = NormSums { parameters: [dweight, dbias], factors: of_factors, kind: pass.factors };
+            let mask = derivative.filter(|_| self.is_masked);
+            match join(&on, grad, mask, &[(pass.x, pass.saved)], &[sums])? {
+                Joining::Joined(d) => (d, true),
+                Joining::Separate(grad) => {
+                    let derivative = match derivative {
+                        None => DerivativeSource::None,
+                        Some(mask) if self.is_masked => DerivativeSource::Mask(mask),
+                        Some(residual) => DerivativeSource::Residual(residual),
+                    };
+                    let is_sole_owner = grad.is_sole_owner();
+                    let d = match stores_d && !is_sole_owner {
+                        true => on.empty(*grad.shape(), grad.dtype())?,
+                        false => grad.clone(),
+                    };
+                    {
+                        let (dy, of_d) = (grad.device_view(), d.device_view());
+                        let of_d = stores_d.then(|| of_d.slice());
+                        let NormSums { parameters, factors, .. } = sums;
+                        on.with_op_context(pass.reduce(dy.slice(), derivative, of_d, parameters, factors))?;
+                    }
+                    (d, stores_d || is_sole_owner)
+                }
+            }
+        };
         if let Some(group) = self.channels.group().filter(|_| wanted[0]) {
             group.all_reduce(&factors, Reduction::Sum)?;
             self.channels.finish_factors(&on, factors.device_view().slice())?;
         }
         let f = if stores_d { Activation::Identity } else { self.activation };
-        let can_overwrite = (is_sole_owner || d_buffer.is_some()) && !wanted[3];
-        let d = d_buffer.unwrap_or_else(|| grad.clone());
+        let can_overwrite = is_own && !wanted[3];
         let residual = wanted[3].then(|| d.clone());
         let dx = wanted[0].then(|| {
             let dx = if can_overwrite { d.clone() } else { on.empty(*d.shape(), d.dtype())? };
@@ -240,6 +260,54 @@ impl SavedForBackward {
         });
         Ok([dx.transpose()?, dweight, dbias, residual])
     }
+}
+
+/// Result of [`join`].
+enum Joining {
+    /// The gradient of the activation's input; the sums are computed.
+    Joined(Tensor),
+    /// The gradient of the output, for the sums pass.
+    Separate(Tensor),
+}
+
+/// Computes a gradient of the output that is not computed yet, with the mask's derivative and the sums of these norms, by one kernel if
+/// that is faster.
+fn join(
+    on: &OnGpu,
+    grad: OutputGradient,
+    mask: Option<DeviceSlice>,
+    norms: &[(DeviceSlice, DeviceSlice)],
+    sums: &[NormSums],
+) -> Result<Joining> {
+    let (OutputGradient::Joined(term, skip), Some(mask)) = (&grad, mask) else {
+        return Ok(Joining::Separate(grad.compute()?));
+    };
+    let is_preferred = {
+        let (dy, weight) = (term.dy.device_view(), term.weight.device_view());
+        let skip = skip.as_ref().map(Tensor::device_view);
+        let skip = skip.as_ref().map(|t| t.slice());
+        let (dy, weight) = (dy.slice(), weight.slice());
+        let fused = PointwiseDataGradient { gpu: &on.gpu, shape: &term.s, dy, weight, skip, mask, norms };
+        on.with_op_context(fused.is_preferred())?
+    };
+    if !is_preferred {
+        return Ok(Joining::Separate(grad.compute()?));
+    }
+    let OutputGradient::Joined(term, skip) = grad else { unreachable!("matched above") };
+    let s = &term.s;
+    let d = match &skip {
+        Some(skip) if skip.is_sole_owner() => skip.clone(),
+        _ => on.empty([s.n, s.h, s.w, s.c_in], term.dy.dtype())?,
+    };
+    {
+        let views = [&term.dy, &term.weight, &d].map(Tensor::device_view);
+        let [dy, weight, of_d] = views.each_ref().map(|t| t.slice());
+        let skip = skip.as_ref().map(Tensor::device_view);
+        let skip = skip.as_ref().map(|t| t.slice());
+        let fused = PointwiseDataGradient { gpu: &on.gpu, shape: s, dy, weight, skip, mask, norms };
+        on.with_op_context(fused.compute(of_d, sums))?;
+    }
+    Ok(Joining::Joined(d))
 }
 
 /// ReLU of the sum of two batch norms of `[(x, sums, norm); 2]` over `c` channels, and the values saved for its backward pass.
@@ -279,9 +347,13 @@ pub(super) struct BatchNormPair {
 }
 
 impl BatchNormPair {
-    /// The wanted gradients of x, weight and bias of each norm. Overwrites `grad` if it has no other owner.
-    pub(super) fn backward(&self, grad: Tensor, wanted: [[bool; 3]; 2]) -> Result<[[Option<Tensor>; 3]; 2]> {
-        let operands = [("x", &self.x[0]), ("grad", &grad)];
+    /// The wanted gradients of x, weight and bias of each norm. Overwrites a gradient without another owner.
+    pub(super) fn backward(
+        &self,
+        grad: OutputGradient,
+        wanted: [[bool; 3]; 2],
+    ) -> Result<[[Option<Tensor>; 3]; 2]> {
+        let operands = [("x", &self.x[0]), ("shortcut", &self.x[1])];
         let on = OnGpu::for_backward(OP, &operands)?;
         let c = self.channels[0].saved.dims()[1];
         let vector =
@@ -291,42 +363,56 @@ impl BatchNormPair {
         let all_factors = on.empty([2, 2, c], DType::F32)?;
         let factors = [all_factors.narrow(0, 0, 1)?, all_factors.narrow(0, 1, 1)?];
         let dx_wanted = wanted.iter().any(|wanted| wanted[0]);
-        let like_grad = || on.empty(*grad.shape(), grad.dtype());
-        let dx = [
-            wanted[0][0]
-                .then(|| if grad.is_sole_owner() { Ok(grad.clone()) } else { like_grad() })
-                .transpose()?,
-            wanted[1][0].then(like_grad).transpose()?,
-        ];
-        {
-            let x = self.x.each_ref().map(Tensor::device_view);
-            let saved = self.channels.each_ref().map(|of| of.saved.device_view());
-            let pair = pair_kernel::BatchNormPair {
-                gpu: &on.gpu,
-                x: x.each_ref().map(|t| t.slice()),
-                saved: saved.each_ref().map(|t| t.slice()),
-                c,
-            };
-            let (dy, mask) = (grad.device_view(), self.mask.device_view());
+        let x = self.x.each_ref().map(Tensor::device_view);
+        let saved = self.channels.each_ref().map(|of| of.saved.device_view());
+        let pair = pair_kernel::BatchNormPair {
+            gpu: &on.gpu,
+            x: x.each_ref().map(|t| t.slice()),
+            saved: saved.each_ref().map(|t| t.slice()),
+            c,
+        };
+        let mask = self.mask.device_view();
+        let factor_views = factors.each_ref().map(Tensor::device_view);
+        let factors = factor_views.each_ref().map(|t| t.slice());
+        let d = {
             let views =
                 parameters.each_ref().map(|of| of.each_ref().map(|t| t.as_ref().map(Tensor::device_view)));
             let of_parameters =
                 views.each_ref().map(|of| of.each_ref().map(|t| t.as_ref().map(|t| t.slice())));
-            let factor_views = factors.each_ref().map(Tensor::device_view);
-            let factors = factor_views.each_ref().map(|t| t.slice());
             let kinds = self.channels.each_ref().map(|of| of.factors(dx_wanted));
-            on.with_op_context(pair.reduce(dy.slice(), mask.slice(), of_parameters, factors, kinds))?;
-            if dx_wanted {
-                if let Some(group) = self.channels.iter().find_map(ChannelParameters::group) {
-                    group.all_reduce(&all_factors, Reduction::Sum)?;
+            let norms = [0, 1].map(|p| (pair.x[p], pair.saved[p]));
+            let sums = [0, 1].map(|p| NormSums {
+                parameters: of_parameters[p],
+                factors: factors[p],
+                kind: kinds[p],
+            });
+            match join(&on, grad, Some(mask.slice()), &norms, &sums)? {
+                Joining::Joined(d) => d,
+                Joining::Separate(grad) => {
+                    let dy = grad.device_view();
+                    on.with_op_context(pair.reduce(dy.slice(), mask.slice(), of_parameters, factors, kinds))?;
+                    drop(dy);
+                    grad
                 }
-                for (channels, factors) in self.channels.iter().zip(factors) {
-                    channels.finish_factors(&on, factors)?;
-                }
-                let views = dx.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
-                let of_dx = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
-                on.with_op_context(pair.input_gradients(dy.slice(), mask.slice(), factors, of_dx))?;
             }
+        };
+        let like_d = || on.empty(*d.shape(), d.dtype());
+        let dx = [
+            wanted[0][0].then(|| if d.is_sole_owner() { Ok(d.clone()) } else { like_d() }).transpose()?,
+            wanted[1][0].then(like_d).transpose()?,
+        ];
+        if dx_wanted {
+            if let Some(group) = self.channels.iter().find_map(ChannelParameters::group) {
+                group.all_reduce(&all_factors, Reduction::Sum)?;
+            }
+            for (channels, factors) in self.channels.iter().zip(factors) {
+                channels.finish_factors(&on, factors)?;
+            }
+            // The mask of d is applied again where the sums were joined, with the same result.
+            let dy = d.device_view();
+            let views = dx.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
+            let of_dx = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+            on.with_op_context(pair.input_gradients(dy.slice(), mask.slice(), factors, of_dx))?;
         }
         let [[weight, bias], [other_weight, other_bias]] = parameters;
         let [dx, other_dx] = dx;
