@@ -14,6 +14,7 @@ pub(crate) use gradients::recomputed_gradients;
 
 use crate::{DType, Error, Result, Shape, Tensor};
 use saved_versions::SavedVersions;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -132,8 +133,8 @@ pub(crate) enum Backward {
     Composed(Box<BackwardFn>),
     /// A cast from this dtype to another float dtype.
     Cast(DType),
-    /// Kernels, and an equivalent composition of operations that replaces them with `create_graph`.
-    Fused { kernels: Box<BackwardFn>, composition: Box<BackwardFn> },
+    /// Kernels, with alternatives.
+    Fused(FusedBackward),
     /// As `Composed`, for a function that can add to the gradients of other operations.
     Accumulating(Box<AccumulatingBackwardFn>),
     /// A function of the operation's own output, which is passed to it. (Saving a tracked output in the function would be a reference
@@ -141,10 +142,41 @@ pub(crate) enum Backward {
     FromOutput(Tensor, Box<OutputBackwardFn>),
 }
 
-/// A [`BackwardFn`] with a third argument: for each input, the sum of the gradients that other operations have computed so far, if any.
-/// A function that takes a sum returns the new sum in place of its gradient. With `create_graph` there are no sums.
+/// Backward function by kernels, with alternatives for some cases.
+pub(crate) struct FusedBackward {
+    pub(crate) kernels: Box<BackwardFn>,
+    /// An equivalent composition of operations that replaces the kernels with `create_graph`; without it, the operation has no second
+    /// derivative.
+    pub(crate) composition: Option<Box<BackwardFn>>,
+    /// The function for a gradient whose last term is not computed yet.
+    pub(crate) joining: Option<Box<JoiningBackwardFn>>,
+}
+
+/// A [`BackwardFn`] whose gradient is the sum of a term and a tensor, if any.
+pub(crate) type JoiningBackwardFn =
+    dyn Fn(&dyn PendingTerm, Option<Tensor>, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
+
+/// Term of a gradient that is left to the next backward function, which may compute it together with its own work.
+pub(crate) trait PendingTerm: Any + Send + Sync {
+    /// The sum of the term and `sum`.
+    fn add_to(&self, sum: Option<Tensor>) -> Result<Tensor>;
+}
+
+/// The gradient of an input to which an [`AccumulatingBackwardFn`] contributes.
+#[derive(Default)]
+pub(crate) struct GradientSum {
+    /// Sum of the gradients that other operations have computed so far, if any. A function that takes it returns the new sum in place of
+    /// its gradient.
+    pub(crate) sum: Option<Tensor>,
+    /// The backward function of the operation that computed the input takes a [`GradientSum::term`].
+    pub(crate) accepts_term: bool,
+    /// The function's gradient, if it is not computed yet; the function then returns none.
+    pub(crate) term: Option<Box<dyn PendingTerm>>,
+}
+
+/// A [`BackwardFn`] with a third argument: for each input, the state of its gradient. With `create_graph` there are no sums.
 pub(crate) type AccumulatingBackwardFn =
-    dyn Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
+    dyn Fn(Tensor, &[bool], &mut [GradientSum]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 /// A [`BackwardFn`] whose first argument is the operation's output.
 pub(crate) type OutputBackwardFn =
@@ -185,6 +217,26 @@ impl Node {
         matches!(self.backward().as_deref(), Some(Backward::Accumulating(_)))
     }
 
+    /// True if the backward function takes a gradient whose last term is not computed yet.
+    fn joins(&self) -> bool {
+        matches!(self.backward().as_deref(), Some(Backward::Fused(FusedBackward { joining: Some(_), .. })))
+    }
+
+    /// [`Node::differentiate`] of a node that [joins](Node::joins), for the gradient `term + sum`.
+    fn differentiate_joined(
+        &self,
+        term: &dyn PendingTerm,
+        sum: Option<Tensor>,
+        needs: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let backward = self.backward().take();
+        let Some(Backward::Fused(FusedBackward { joining: Some(f), .. })) = backward.as_deref() else {
+            unreachable!("{} was offered a term", self.op)
+        };
+        self.saved().check(self.op)?;
+        f(term, sum, needs)
+    }
+
     /// True for the cast of a variable whose gradient may stay in the dtype of the cast, that of `grad`.
     fn passes_low_precision_grad(&self, grad: &Tensor) -> bool {
         matches!(grad.dtype(), DType::F16 | DType::BF16)
@@ -198,7 +250,7 @@ impl Node {
         self: &Arc<Node>,
         grad: Tensor,
         needs: &[bool],
-        sums: &mut [Option<Tensor>],
+        sums: &mut [GradientSum],
         create_graph: bool,
     ) -> Result<Vec<Option<Tensor>>> {
         let backward = if create_graph { self.backward().clone() } else { self.backward().take() };
@@ -210,22 +262,19 @@ impl Node {
         })?;
         self.saved().check(self.op)?;
         let grads = match &*backward {
-            Backward::Once(_) if create_graph => Err(Error::Autograd {
-                why: format!(
-                    "{} has no second derivative; call gradients with create_graph = false",
-                    self.op
-                ),
-            }),
+            Backward::Once(_) | Backward::Fused(FusedBackward { composition: None, .. }) if create_graph => {
+                Err(Error::Autograd {
+                    why: format!(
+                        "{} has no second derivative; call gradients with create_graph = false",
+                        self.op
+                    ),
+                })
+            }
             Backward::Once(f) | Backward::Composed(f) => f(grad, needs),
             Backward::Accumulating(f) => f(grad, needs, sums),
             Backward::Cast(from) => Ok(vec![Some(grad.to_dtype(*from)?)]),
-            Backward::Fused { kernels, composition } => {
-                if create_graph {
-                    composition(grad, needs)
-                } else {
-                    kernels(grad, needs)
-                }
-            }
+            Backward::Fused(FusedBackward { composition: Some(f), .. }) if create_graph => f(grad, needs),
+            Backward::Fused(FusedBackward { kernels, .. }) => kernels(grad, needs),
             Backward::FromOutput(y, f) if create_graph => {
                 f(&y.with_autograd_meta(AutogradMeta::Node(self.clone())), grad, needs)
             }

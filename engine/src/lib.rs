@@ -42,7 +42,7 @@ pub use mapped::MappedFile;
 pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, ConvBatchNorm, GlobalPool};
 pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation, MaskRng};
 pub use ops::{GradClip, GradientRule, LossScaling, PendingUpdateStats};
-pub use ops::{UpdateOperands, UpdateState, UpdateStats, update};
+pub use ops::{UpdateOperands, UpdateState, UpdateStats, pack, update};
 pub use pool_shape::Pool2dOptions;
 pub use resampling::Interpolation;
 pub use shape::{MAX_RANK, Shape};

@@ -27,7 +27,9 @@ struct StatisticsMerge {
   /// Number of batches, if the running statistics are averages over all batches; else null, and `momentum` counts.
   const long long* batches;
   float momentum, eps;
-  int dtype, padding;
+  int dtype;
+  /// `saved` receives the moments (`store_moments`) of a rank, which are merged with those of other ranks.
+  int writes_moments;
 };
 
 /// Mean over rows, and sum of squared deviations from it (M2).
@@ -62,6 +64,7 @@ template <typename P> __device__ void save_moments(const StatisticsMerge& m, con
 
 __device__ inline void save_moments(const MergeThread& at, const StatisticsMerge& m, const Moments& of, long long rows, int c) {
   if (at.slice != 0 || at.channel >= c) return;
+  if (m.writes_moments) return store_moments(m.saved, c, at.channel, of.mean, of.m2, rows);
   switch (m.dtype) {
     case kF32: return save_moments<float>(m, of, rows, c, at.channel);
     case kF16: return save_moments<half16>(m, of, rows, c, at.channel);

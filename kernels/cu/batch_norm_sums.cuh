@@ -44,8 +44,12 @@ template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(
   }
 }
 
+/// Content of `SumsMerge::factors`: zeros for running statistics; k2 and k3 for the batch's; the sums of d and of d * (x - mean), which are to
+/// be added over the ranks, for those of several ranks.
+enum FactorKind { kZeros, kOfBatch, kSums };
+
 /// Results of the sums pass, and what it takes to merge its partial sums. The gradients of weight and bias have dtype `dtype`, and are
-/// null where not wanted; k2 and k3 (`factors`, [2, c]) are 0 when mean and variance are running statistics.
+/// null where not wanted; `factors` is [2, c].
 struct SumsMerge {
   unsigned* tickets;
   /// Partial sums: by chunk, [chunks, 2, c], and merged by group of chunks, [groups, 2, c].
@@ -53,7 +57,8 @@ struct SumsMerge {
   double* merged;
   void *dweight, *dbias;
   float* factors;
-  int batch_statistics, dtype;
+  FactorKind kind;
+  int dtype;
 };
 
 /// Eight adjacent gradients of a row, and their bits of the mask.
@@ -123,11 +128,15 @@ __device__ __forceinline__ void store_parameter(void* to, int dtype, int j, doub
 __device__ inline void save_sums(const MergeThread& at, const SumsMerge& m, const Sums& of, const float* saved, long long rows, int c) {
   const int j = at.channel;
   if (at.slice != 0 || j >= c) return;
-  const double mean = saved[j], inv_std = saved[c + j], scale = saved[2 * c + j];
-  const double k2 = -scale * inv_std * inv_std * of.dot / rows;
-  m.factors[j] = m.batch_statistics ? (float)k2 : 0;
-  m.factors[c + j] = m.batch_statistics ? (float)(-scale * of.d / rows - k2 * mean) : 0;
-  store_parameter(m.dweight, m.dtype, j, of.dot * inv_std);
+  switch (m.kind) {
+    case kZeros: m.factors[j] = m.factors[c + j] = 0; break;
+    case kOfBatch: store_factors(m.factors, saved, c, j, of.d, of.dot, rows); break;
+    case kSums:
+      m.factors[j] = (float)of.d;
+      m.factors[c + j] = (float)of.dot;
+      break;
+  }
+  store_parameter(m.dweight, m.dtype, j, of.dot * saved[c + j]);
   store_parameter(m.dbias, m.dtype, j, of.d);
 }
 

@@ -17,7 +17,7 @@ constexpr double kMaxRatio = 32;
 template <typename T, typename P>
 __device__ void finalize(const T* y, const float* sums, double* partial, unsigned* tickets, long long rows, int c, long long chunk_rows,
                          const P* weight, const P* bias, P* running_mean, P* running_var, const long long* batches, float momentum,
-                         float eps, float* saved) {
+                         float eps, float* saved, int writes_moments) {
   const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
   const int part = threadIdx.x / kMergeLanes, parts = kThreads / kMergeLanes;
   double mean = 0, var = 0;
@@ -66,6 +66,7 @@ __device__ void finalize(const T* y, const float* sums, double* partial, unsigne
     return;
   }
   if (part != 0 || j >= c) return;
+  if (writes_moments) return store_moments(saved, c, j, mean, var * rows, rows);
   save_channel(saved, c, j, mean, var, eps, weight, bias);
   if (running_mean) {
     momentum = average_factor(batches, momentum);
@@ -79,9 +80,9 @@ __device__ void finalize(const T* y, const float* sums, double* partial, unsigne
 #define BY_TYPES(T, P, t, p)                                                                                                       \
   KERNEL conv_norm_finalize_##t##_##p(const T* y, const float* sums, double* partial, unsigned* tickets, long long rows, int c,    \
                                       long long chunk_rows, const P* weight, const P* bias, P* running_mean, P* running_var,       \
-                                      const long long* batches, float momentum, float eps, float* saved) {                         \
+                                      const long long* batches, float momentum, float eps, float* saved, int writes_moments) {     \
     finalize<T, P>(y, sums, partial, tickets, rows, c, chunk_rows, weight, bias, running_mean, running_var, batches, momentum,     \
-                   eps, saved);                                                                                                    \
+                   eps, saved, writes_moments);                                                                                    \
   }
 
 BY_TYPES(half16, float, f16, f32)

@@ -54,7 +54,7 @@ constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1, kMaxMeans =
 enum { kNoFormat, kHalf, kBfloat };
 
 /// Indices of `UpdateArgs::scalars`, as `UpdateScalar` in `engine/src/ops/update_state.rs`.
-enum { kLr, kEmaDecay, kLossScale, kGoodUpdates, kGradFactor, kSkip, kGradNorm, kClippedNorm, kFirstSharedScalar };
+enum { kLr, kEmaComplement, kLossScale, kGoodUpdates, kGradFactor, kSkip, kGradNorm, kClippedNorm, kFirstSharedScalar };
 
 namespace {
 
@@ -178,7 +178,7 @@ template <int N> __device__ __forceinline__ void load_gradient(const Parameter& 
 
 /// Values that are the same for all elements of a block.
 struct Common {
-  float grad_factor, ema_decay, clip_value;
+  float grad_factor, ema_complement, clip_value;
   /// Means of the column means of a factored second moment.
   const float* means;
 };
@@ -236,6 +236,25 @@ __device__ __forceinline__ void evaluate(const Parameter& of, const UpdateArgs& 
   }
 }
 
+/// Updates the EMA of N adjacent elements: decay * ema + (1 - decay) * w, with the complement of the decay.
+template <int N> __device__ __forceinline__ void average(const Parameter& of, long long i, float complement, const float (&w)[N]) {
+  float* const ema = pointer<float>(of.ema) + i;
+  float v[N];
+  load<N>(ema, v);
+#pragma unroll
+  for (int k = 0; k < N; k++) v[k] = (1.0f - complement) * v[k] + complement * w[k];
+  store<N>(ema, v);
+}
+
+/// Updates the EMA of a chunk after a skipped update.
+__device__ void average_unchanged(const Chunk& chunk, float complement) {
+  const Parameter& of = chunk.of;
+  if (!of.ema) return;
+  for (long long i = chunk.first + threadIdx.x; i < chunk.end; i += kThreads) {
+    average<1>(of, i, complement, {pointer<float>(of.weights)[i]});
+  }
+}
+
 /// Stores the new weights, moments, low-precision copies and EMA of N adjacent elements.
 template <typename R, int N>
 __device__ __forceinline__ void store_outputs(const Parameter& of, long long i, const Common& c, const Out (&out)[N]) {
@@ -255,13 +274,7 @@ __device__ __forceinline__ void store_outputs(const Parameter& of, long long i, 
   }
   if (of.low_precision_format == kHalf) store_low_precision<N>(pointer<half16>(of.low_precision) + i, w);
   if (of.low_precision_format == kBfloat) store_low_precision<N>(pointer<bfloat16>(of.low_precision) + i, w);
-  if (of.ema) {
-    float* const ema = pointer<float>(of.ema) + i;
-    load<N>(ema, v);
-#pragma unroll
-    for (int k = 0; k < N; k++) v[k] = c.ema_decay * v[k] + (1.0f - c.ema_decay) * w[k];
-    store<N>(ema, v);
-  }
+  if (of.ema) average<N>(of, i, c.ema_complement, w);
 }
 
 /// Evaluates a rule for N adjacent elements, adds their contributions to totals, and stores the outputs in the last stage.
@@ -328,14 +341,17 @@ template <typename R> __device__ void compute_scalars(const Chunk& chunk, const 
 }
 
 template <typename R> __device__ void stage(const ParameterTable& table, const UpdateArgs& args) {
-  if (args.scalars[kSkip] != 0) return;
   const Chunk chunk(table);
+  if (args.scalars[kSkip] != 0) {
+    if constexpr (R::kWrites >= 0) average_unchanged(chunk, args.scalars[kEmaComplement]);
+    return;
+  }
   const Parameter& of = chunk.of;
   __shared__ float u[R::kScalars > 0 ? R::kScalars : 1];
   compute_scalars<R>(chunk, args, u);
   __shared__ float means[R::kFactored ? kMaxMeans : 1];
   if (R::kFactored && of.moments[kRowMeans]) factored_means(of, means);
-  const Common common = {args.scalars[kGradFactor], args.scalars[kEmaDecay], args.clip_value, means};
+  const Common common = {args.scalars[kGradFactor], args.scalars[kEmaComplement], args.clip_value, means};
   float totals[R::kTotals > 0 ? R::kTotals : 1] = {};
   if constexpr (R::kRowSums > 0) {
     const Rows rows(chunk);

@@ -1,6 +1,7 @@
 //! Module trait, and access to named parameters and buffers.
 use crate::Context;
 use crate::capture::LayerInfo;
+use crate::precision::Operation;
 use fornax_engine::{Device, Result, Tensor};
 
 /// Layer or model: PyTorch's `nn.Module`.
@@ -10,6 +11,12 @@ pub trait Module: Send + Sync {
 
     /// Registers every parameter, then every buffer, then every child with the visitor, in timm's order and under timm's names.
     fn visit(&self, visitor: &mut Visitor);
+
+    /// Category of the first operation that reads the elements of the input. The caller may pass an input that was already cast to the dtype
+    /// of this category, if it is not [`Operation::Input`]: the output is the same.
+    fn input_operation(&self) -> Operation {
+        Operation::Input
+    }
 
     /// Name and type of the module; `None` if its output cannot be captured.
     fn layer_info(&self) -> Option<&LayerInfo> {

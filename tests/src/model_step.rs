@@ -1,6 +1,7 @@
 //! Training steps of a registered model as the trainer runs them: u8 batches, which the step prepares on the device. Traffic tests count and
 //! the GPU rows time the same steps.
 use fornax::data::ChannelStats;
+use fornax::distributed::{DataParallel, DistributedRun};
 use fornax::loader::Batch;
 use fornax::optim::{Optimizer, OptimizerOptions, create_optimizer, parameters};
 use fornax::train_step::{CudaGraphMode, TrainStep, TrainStepOptions};
@@ -29,17 +30,32 @@ impl ModelStep {
         cuda_graph: CudaGraphMode,
         device: Device,
     ) -> Result<ModelStep, fornax::Error> {
+        let options = TrainStepOptions { precision, cuda_graph, ..TrainStepOptions::default() };
+        ModelStep::of_rank(name, options, None, device)
+    }
+
+    /// Creates the model with initial weights on one of several ranks; those of `averaged` average their gradients.
+    pub fn of_rank(
+        name: &str,
+        options: TrainStepOptions,
+        averaged: Option<&DistributedRun>,
+        device: Device,
+    ) -> Result<ModelStep, fornax::Error> {
         let model = create_model(name, &ModelOptions::default())?;
         move_to(&*model, &device)?;
         // Untrained weights would overflow at the usual initial scale, and the update would be skipped.
         let scaling = LossScaling { init_scale: 1.0, ..LossScaling::default() };
         let gradients =
-            GradientRule { scaling: precision.needs_loss_scaling().then_some(scaling), clip: None };
-        let options = OptimizerOptions::default();
-        let optimizer = create_optimizer("momentum", parameters(&*model, 1e-4), &options, gradients)?;
-        let options = TrainStepOptions { precision, cuda_graph, ..TrainStepOptions::default() };
+            GradientRule { scaling: options.precision.needs_loss_scaling().then_some(scaling), clip: None };
+        let rule = OptimizerOptions::default();
+        let optimizer = create_optimizer("momentum", parameters(&*model, 1e-4), &rule, gradients)?;
+        let data_parallel = averaged.map(|run| {
+            let named = optimizer.parameters().iter().map(|p| (p.name.clone(), p.tensor.clone())).collect();
+            DataParallel::new(run.group.clone(), run.collective.clone(), named, None)
+        });
         let statistics = ChannelStats { white: 255, mean: vec![0.5; 3], std: vec![0.25; 3] };
         let step = TrainStep::new(options, Some(statistics.into()), device);
+        let step = step.with_data_parallel(data_parallel.transpose()?);
         Ok(ModelStep { model, optimizer, step, device })
     }
 

@@ -8,6 +8,8 @@ mod failures;
 mod processes;
 #[path = "nccl/support.rs"]
 mod support;
+#[path = "nccl/sync_batch_norm.rs"]
+mod sync_batch_norm;
 #[path = "nccl/training.rs"]
 mod training;
 

@@ -6,10 +6,12 @@
 //!
 //! As in timm, the EMA weights replace the model's own in validation: `eval_top1` and the other metrics, and the choice of the best
 //! checkpoint. EMA weights kept on the CPU while the model trains on another device are not evaluated.
+use crate::optim::Optimizer;
 use crate::{Error, Result};
 use fornax_engine::fuse::{Formula, NextState, OptimizerStateSpec};
 use fornax_engine::{Device, GradientRule, Tensor, UpdateOperands, UpdateRule, UpdateState, update};
 use fornax_nn::{Module, StateEntry, move_to, state_entries};
+use std::collections::{HashMap, HashSet};
 
 /// Decay of an exponential moving average.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,6 +99,7 @@ pub struct Ema {
 }
 
 struct Pair {
+    name: String,
     ema: Tensor,
     model: Tensor,
 }
@@ -119,8 +122,11 @@ impl Ema {
         {
             return Err(Error::usage("the EMA model has other tensors than the model"));
         }
-        let pair =
-            |(model, ema): (StateEntry, StateEntry)| Pair { ema: ema.tensor, model: model.tensor.detach() };
+        let pair = |(model, ema): (StateEntry, StateEntry)| Pair {
+            name: model.name,
+            ema: ema.tensor,
+            model: model.tensor.detach(),
+        };
         let pairs: Vec<Pair> = model_entries.into_iter().zip(ema_entries).map(pair).collect();
         pairs.iter().try_for_each(|pair| pair.ema.copy_from(&pair.model))?;
         let (float_pairs, integer_pairs) = pairs.into_iter().partition(|pair| pair.model.dtype().is_float());
@@ -144,6 +150,11 @@ impl Ema {
         &*self.ema_model
     }
 
+    /// Decay of the next update, or of the last.
+    pub fn decay(&self) -> f64 {
+        self.decay
+    }
+
     /// Device of the EMA weights.
     pub fn device(&self) -> Device {
         self.device
@@ -157,21 +168,32 @@ impl Ema {
 
     /// Updates the float tensors in one pass. On the model's device it can be captured in a CUDA graph.
     pub fn update(&self) -> fornax_engine::Result<()> {
-        let models: Vec<Tensor> = self
-            .float_pairs
-            .iter()
-            .map(|pair| pair.model.to_device(&self.device))
-            .collect::<fornax_engine::Result<_>>()?;
-        let pairs = self.float_pairs.iter().zip(&models);
+        self.update_pairs(self.float_pairs.iter())
+    }
+
+    /// Runs the optimizer's update, whose pass also averages the parameters that it updates, and averages the other float tensors in a
+    /// pass of their own. The results are those of [`Optimizer::step`] and [`Ema::update`]. Model and EMA are on one device, and the
+    /// optimizer has the decay ([`Optimizer::set_lr_and_ema_decay`]).
+    pub(crate) fn step_and_update(&self, optimizer: &Optimizer) -> fornax_engine::Result<()> {
+        let by_name: HashMap<&str, &Tensor> =
+            self.float_pairs.iter().map(|pair| (&*pair.name, &pair.ema)).collect();
+        let averaged = optimizer.step_with_ema(|name| by_name.get(name).copied())?;
+        let averaged: HashSet<&str> = averaged.into_iter().collect();
+        self.update_pairs(self.float_pairs.iter().filter(|pair| !averaged.contains(&*pair.name)))
+    }
+
+    fn update_pairs<'a>(&self, pairs: impl Iterator<Item = &'a Pair>) -> fornax_engine::Result<()> {
+        let on_device = |pair: &'a Pair| Ok((&pair.ema, pair.model.to_device(&self.device)?));
+        let pairs: Vec<(&Tensor, Tensor)> = pairs.map(on_device).collect::<fornax_engine::Result<_>>()?;
         let all: Vec<UpdateOperands> =
-            pairs.map(|(pair, model)| UpdateOperands::new(&pair.ema, model)).collect();
+            pairs.iter().map(|(ema, model)| UpdateOperands::new(ema, model)).collect();
         update(&self.rule, &all, &self.state)
     }
 
     /// Finishes an update on the host: updates integer buffers, and invalidates low-precision copies of tensors that a replay changed.
     pub fn finish_update(&self) -> Result<()> {
         self.float_pairs.iter().for_each(|pair| pair.ema.bump_version());
-        for Pair { ema, model } in &self.integer_pairs {
+        for Pair { ema, model, .. } in &self.integer_pairs {
             if !self.options.average_integer_buffers {
                 ema.copy_from(model)?;
                 continue;

@@ -174,7 +174,7 @@ impl TrainStep {
 
     /// The model's input: the images of a batch cast to the precision of `cx`, after mixing, normalisation and erasing if they are u8.
     pub fn prepare_images(&self, batch: &Batch, cx: &Context) -> fornax_engine::Result<Tensor> {
-        prepare_images(self.preparation.as_ref(), batch, cx)
+        prepare_images(Operation::Input, self.preparation.as_ref(), batch, cx)
     }
 
     /// Preparation of u8 images.
@@ -233,7 +233,7 @@ impl TrainStep {
         batches: &[Batch],
         lr: f64,
     ) -> Result<PendingUpdate> {
-        optimizer.set_lr(lr)?;
+        optimizer.set_lr_and_ema_decay(lr, self.ema.as_ref().map_or(0.0, Ema::decay))?;
         if self.capture_enabled && optimizer.is_second_order() {
             let why = "the optimizer differentiates the backward pass, which cannot be captured";
             if self.options.cuda_graph == CudaGraphMode::Always {
@@ -357,12 +357,14 @@ impl TrainStep {
         if let Some(data_parallel) = &self.data_parallel {
             data_parallel.finish(mean_loss, optimizer.hessian_diagonals())?;
         }
-        optimizer.step()?;
-        optimizer.zero_grad();
         match &self.ema {
-            Some(ema) if ema.device() == self.device && !self.options.ema_after_check => ema.update(),
-            _ => Ok(()),
+            Some(ema) if ema.device() == self.device && !self.options.ema_after_check => {
+                ema.step_and_update(optimizer)?
+            }
+            _ => optimizer.step()?,
         }
+        optimizer.zero_grad();
+        Ok(())
     }
 
     /// Forward and backward passes over the batches of an update; the mean loss. `data_parallel` starts to reduce the gradients in the last
@@ -386,7 +388,7 @@ impl TrainStep {
         let mut total: Option<Tensor> = None;
         for (i, batch) in batches.iter().enumerate() {
             cx.set_global_rows(batch.global_rows.as_ref());
-            let images = self.prepare_images(batch, &cx)?;
+            let images = prepare_images(model.input_operation(), self.preparation.as_ref(), batch, &cx)?;
             let logits = batch.predictions(&model.forward(&images, &mut cx)?)?;
             let loss = options.loss.forward(&cx.autocast(Operation::Loss, &logits)?, &batch.target)?;
             let loss = if batches.len() > 1 { loss.mul_scalar(scale)? } else { loss };
@@ -403,15 +405,17 @@ impl TrainStep {
     }
 }
 
-/// The model's input: the images of a batch cast to the precision of `cx`, after mixing, normalisation and erasing if they are u8.
+/// [`TrainStep::prepare_images`] with this preparation of u8 images, which become the dtype of a model's [first
+/// operation](Module::input_operation) at once.
 pub(crate) fn prepare_images(
+    first: Operation,
     preparation: Option<&BatchPreparation>,
     batch: &Batch,
     cx: &Context,
 ) -> fornax_engine::Result<Tensor> {
     match preparation {
         Some(preparation) if batch.images.dtype() == DType::U8 => {
-            let dtype = cx.precision().dtype_for(Operation::Input).unwrap_or(DType::F32);
+            let dtype = cx.precision().dtype_for(first).unwrap_or(DType::F32);
             preparation.apply(&batch.images, batch.changes.as_ref(), dtype)
         }
         _ => cx.autocast(Operation::Input, &batch.images),

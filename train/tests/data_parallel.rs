@@ -432,7 +432,8 @@ fn first_bucket_is_reduced_during_the_backward_pass_and_none_while_accumulating(
         assert_eq!(*events.lock().expect("no panic"), [0]);
         data_parallel.begin();
         backward();
-        let second = hidden * 30 + 30;
+        // Gradients start at multiples of eight elements.
+        let second = hidden * 30 + 32;
         let first = hidden * 192 + hidden;
         assert_eq!(*events.lock().expect("no panic"), [0, second, 0, first], "overlap");
         data_parallel.finish(&loss, &[]).expect("reduces");

@@ -1,6 +1,6 @@
 //! The backward pass that returns the gradients of chosen tensors, as `torch.autograd.grad`.
 use super::leaf_backward::check_upstream;
-use super::{AutogradMeta, Node, with_grad_enabled};
+use super::{AutogradMeta, GradientSum, Node, with_grad_enabled};
 use crate::{Error, Result, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -54,12 +54,14 @@ pub fn gradients(
             let Some(grad) = grad else { continue };
             let needs: Vec<bool> = node.inputs.iter().map(|input| graph.needs_gradient(input)).collect();
             let offers_sums = !create_graph && node.accumulates();
-            let take_sum = |input: &AutogradMeta| {
+            let mut take_sum = |input: &AutogradMeta| {
                 GradientKey::of(input).filter(|_| offers_sums).and_then(|key| sums.remove(&key))
             };
-            let mut taken: Vec<Option<Tensor>> = node.inputs.iter().map(take_sum).collect();
+            let mut taken: Vec<GradientSum> = (node.inputs.iter())
+                .map(|input| GradientSum { sum: take_sum(input), ..GradientSum::default() })
+                .collect();
             let grads = node.differentiate(grad, &needs, &mut taken, create_graph)?;
-            for ((input, grad), sum) in node.inputs.iter().zip(grads).zip(taken) {
+            for ((input, grad), GradientSum { sum, .. }) in node.inputs.iter().zip(grads).zip(taken) {
                 for grad in sum.into_iter().chain(grad) {
                     if let AutogradMeta::Node(n) = input {
                         n.check_shape(&grad, node.op);

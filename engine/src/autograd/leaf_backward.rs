@@ -1,5 +1,5 @@
 //! The leaf-gradient backward pass: accumulates gradients in the variables, and frees the graph.
-use super::{AutogradMeta, Leaf, Node, no_grad};
+use super::{AutogradMeta, GradientSum, Leaf, Node, PendingTerm, no_grad};
 use crate::{Error, Result, Tensor};
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
@@ -66,43 +66,62 @@ impl Ord for BySequence {
     }
 }
 
-/// Nodes that wait for their turn, each with the sum of its output's gradients so far.
+/// Gradient of a queued node's output so far.
+#[derive(Default)]
+struct QueuedGradient {
+    /// Sum of the computed gradients; `None` while an operation that reaches the node adds to it.
+    sum: Option<Tensor>,
+    /// A term that is not computed yet.
+    term: Option<Box<dyn PendingTerm>>,
+}
+
+/// Nodes that wait for their turn, each with its output's gradient so far.
 #[derive(Default)]
 struct QueuedNodes {
-    /// By sequence number; `None` while an operation that reaches the node adds to the sum.
-    sums: HashMap<u64, Option<Tensor>>,
+    /// By sequence number.
+    gradients: HashMap<u64, QueuedGradient>,
     order: BinaryHeap<BySequence>,
 }
 
 impl QueuedNodes {
     /// The newest node and its gradient.
-    fn pop(&mut self) -> Option<(Arc<Node>, Tensor)> {
+    fn pop(&mut self) -> Option<(Arc<Node>, QueuedGradient)> {
         let BySequence(node) = self.order.pop()?;
-        let grad = self.sums.remove(&node.sequence).flatten().expect("a node is queued with its gradient");
-        Some((node, grad))
+        let gradient = self.gradients.remove(&node.sequence).expect("a node is queued with its gradient");
+        Some((node, gradient))
     }
 
-    /// Takes the sum of a queued node, which `add` must give back.
-    fn take_sum(&mut self, node: &Node) -> Option<Tensor> {
-        self.sums.get_mut(&node.sequence)?.take()
+    /// Takes the sum of a node, which `add` must give back.
+    fn take_sum(&mut self, node: &Node) -> GradientSum {
+        let queued = self.gradients.get_mut(&node.sequence);
+        let accepts_term = node.joins() && queued.as_ref().is_none_or(|queued| queued.term.is_none());
+        GradientSum { sum: queued.and_then(|queued| queued.sum.take()), accepts_term, term: None }
     }
 
-    /// Adds to a node's gradient, and queues the node the first time.
-    fn add(&mut self, node: &Arc<Node>, grad: Tensor) -> Result<()> {
-        match self.sums.entry(node.sequence) {
-            Entry::Occupied(mut sum) => {
-                let total = match sum.get_mut().take() {
-                    Some(sum) => sum.accumulate(grad)?,
-                    None => grad,
-                };
-                sum.insert(Some(total));
-            }
-            Entry::Vacant(sum) => {
-                sum.insert(Some(grad));
+    /// The gradient of a node's output; queues the node the first time.
+    fn gradient_of(&mut self, node: &Arc<Node>) -> &mut QueuedGradient {
+        match self.gradients.entry(node.sequence) {
+            Entry::Occupied(gradient) => gradient.into_mut(),
+            Entry::Vacant(gradient) => {
                 self.order.push(BySequence(node.clone()));
+                gradient.insert(QueuedGradient::default())
             }
         }
+    }
+
+    /// Adds to a node's gradient.
+    fn add(&mut self, node: &Arc<Node>, grad: Tensor) -> Result<()> {
+        let gradient = self.gradient_of(node);
+        gradient.sum = Some(match gradient.sum.take() {
+            Some(sum) => sum.accumulate(grad)?,
+            None => grad,
+        });
         Ok(())
+    }
+
+    /// Adds a term to a node's gradient that is not computed yet.
+    fn add_term(&mut self, node: &Arc<Node>, term: Box<dyn PendingTerm>) {
+        self.gradient_of(node).term = Some(term);
     }
 }
 
@@ -111,9 +130,9 @@ fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
     let mut leaf_sums: HashMap<*const Leaf, Tensor> = HashMap::new();
     let mut queue = QueuedNodes::default();
     queue.add(root, upstream)?;
-    while let Some((node, grad)) = queue.pop() {
+    while let Some((node, QueuedGradient { sum: grad, term })) = queue.pop() {
         let needs: Vec<bool> = node.inputs.iter().map(|g| !matches!(g, AutogradMeta::None)).collect();
-        let mut sums = vec![None; node.inputs.len()];
+        let mut sums: Vec<GradientSum> = node.inputs.iter().map(|_| GradientSum::default()).collect();
         if node.accumulates() {
             for (sum, input) in sums.iter_mut().zip(&node.inputs) {
                 if let AutogradMeta::Node(n) = input {
@@ -121,16 +140,25 @@ fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
                 }
             }
         }
-        let grads = match node.passes_low_precision_grad(&grad) {
-            true => vec![Some(grad)],
-            false => node.differentiate(grad, &needs, &mut sums, false)?,
+        let grads = match (term, grad) {
+            (Some(term), sum) => node.differentiate_joined(&*term, sum, &needs)?,
+            (None, grad) => {
+                let grad = grad.expect("every operation gives back the sums that it takes");
+                match node.passes_low_precision_grad(&grad) {
+                    true => vec![Some(grad)],
+                    false => node.differentiate(grad, &needs, &mut sums, false)?,
+                }
+            }
         };
-        for ((input, grad), sum) in node.inputs.iter().zip(grads).zip(sums) {
+        for ((input, grad), GradientSum { sum, term, .. }) in node.inputs.iter().zip(grads).zip(sums) {
             match (input, grad) {
                 (AutogradMeta::Node(n), grad) => {
                     for grad in sum.into_iter().chain(grad) {
                         n.check_shape(&grad, node.op);
                         queue.add(n, grad)?;
+                    }
+                    if let Some(term) = term {
+                        queue.add_term(n, term);
                     }
                 }
                 (AutogradMeta::Leaf(leaf), grad) => {

@@ -1,5 +1,5 @@
 //! Adding the result of an operation to the graph with its backward function.
-use super::{AutogradMeta, Backward, track};
+use super::{AutogradMeta, Backward, FusedBackward, GradientSum, track};
 use crate::{DType, Result, Tensor};
 
 /// Used by operations.
@@ -40,7 +40,7 @@ impl Tensor {
         make: impl FnOnce() -> F,
     ) -> Tensor
     where
-        F: Fn(Tensor, &[bool], &mut [Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+        F: Fn(Tensor, &[bool], &mut [GradientSum]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
         self.tracked(op, inputs, saved_by::<F>(inputs), || Backward::Accumulating(Box::new(make())))
     }
@@ -63,10 +63,23 @@ impl Tensor {
         F: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
         G: Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
-        self.tracked(op, inputs, saved_by::<(F, G)>(inputs), || Backward::Fused {
-            kernels: Box::new(kernels()),
-            composition: Box::new(composition()),
+        self.tracked(op, inputs, saved_by::<(F, G)>(inputs), || {
+            Backward::Fused(FusedBackward {
+                kernels: Box::new(kernels()),
+                composition: Some(Box::new(composition())),
+                joining: None,
+            })
         })
+    }
+
+    /// As [`Tensor::with_fused_backward`], for backward functions that save all inputs.
+    pub(crate) fn with_fused(
+        self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        make: impl FnOnce() -> FusedBackward,
+    ) -> Tensor {
+        self.tracked(op, inputs, inputs, || Backward::Fused(make()))
     }
 
     /// As [`Tensor::with_composed_backward`], for a backward function that needs the output, which is its first argument. With

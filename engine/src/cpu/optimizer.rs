@@ -77,6 +77,7 @@ pub(crate) fn update(
             &mut agc_factors,
         );
         if !gradients::update_loss_scale(gradients, squares, scalars) {
+            average_unchanged(parameters, &tasks, scalars[UpdateScalar::EmaComplement as usize]);
             return;
         }
     }
@@ -166,10 +167,10 @@ impl UpdatePass<'_> {
         };
         let loop_scalars: Vec<_> = parameters.iter().map(loop_scalars).collect();
         let arrays: Vec<ParameterArrays> = parameters.iter_mut().map(ParameterArrays::new).collect();
-        let ema_decay = self.scalar(UpdateScalar::EmaDecay) as f32;
+        let ema_complement = self.scalar(UpdateScalar::EmaComplement) as f32;
         for_each_task(self.tasks.len(), |i| {
             let (p, chunk) = self.tasks[i];
-            arrays[p].run_loop(cpu_loop, loop_scalars[p], chunk, ema_decay);
+            arrays[p].run_loop(cpu_loop, loop_scalars[p], chunk, ema_complement);
         });
     }
 
@@ -207,8 +208,8 @@ impl UpdatePass<'_> {
         {
             let arrays: Vec<ParameterArrays> = parameters.iter_mut().map(ParameterArrays::new).collect();
             let (rows, partial) = (DisjointSlice::new(&mut self.rows), DisjointSlice::new(&mut partial));
-            let (factor, ema_decay) =
-                (self.scalar(UpdateScalar::GradFactor), self.scalar(UpdateScalar::EmaDecay));
+            let (factor, ema_complement) =
+                (self.scalar(UpdateScalar::GradFactor), self.scalar(UpdateScalar::EmaComplement));
             for_each_task(self.tasks.len(), |i| {
                 let (p, chunk) = self.tasks[i];
                 let [element_values, row_end_values] = &values[p];
@@ -221,7 +222,7 @@ impl UpdatePass<'_> {
                         factor: factor as f32,
                         clip: self.clip,
                         agc_factors: self.agc_factors.get(self.first_rows[p]..).unwrap_or(&[]),
-                        ema_decay: ema_decay as f32,
+                        ema_complement: ema_complement as f32,
                         first_row: self.first_rows[p],
                         means: &self.means[p],
                         row_sums: self.rule.row_sums(),
@@ -259,8 +260,22 @@ fn finish_weights(
         Some(LowPrecisionCopy::BF16(copy)) => copy.convert_from_f32_slice(weights),
         None => {}
     }
-    if let Some((ema, decay)) = ema {
-        let rest = 1.0 - decay;
-        ema.iter_mut().zip(weights.iter()).for_each(|(average, p)| *average = decay * *average + rest * *p);
+    if let Some((ema, complement)) = ema {
+        average(ema, weights, complement);
     }
+}
+
+/// `ema = decay * ema + (1 - decay) * weights`, with the complement of the decay.
+fn average(ema: &mut [f32], weights: &[f32], complement: f32) {
+    let decay = 1.0 - complement;
+    ema.iter_mut().zip(weights).for_each(|(ema, w)| *ema = decay * *ema + complement * *w);
+}
+
+/// Updates the EMA of each parameter after a skipped update.
+fn average_unchanged(parameters: &mut [OptimizerParameter], tasks: &[(usize, usize)], complement: f32) {
+    let arrays: Vec<ParameterArrays> = parameters.iter_mut().map(ParameterArrays::new).collect();
+    for_each_task(tasks.len(), |i| {
+        let (p, chunk) = tasks[i];
+        arrays[p].average(chunk, complement);
+    });
 }

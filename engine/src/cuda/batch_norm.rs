@@ -3,6 +3,7 @@
 use super::channels::{Chunks, THREADS, TICKETS};
 use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::{Activation, DType};
+use bytemuck::Zeroable;
 use std::sync::Arc;
 
 /// Weight, bias and running statistics, each `[c]` and all of one dtype, and eps.
@@ -57,14 +58,10 @@ pub(crate) fn statistics(
     momentum: Option<RunningMomentum>,
     saved: DeviceSlice,
 ) -> Result<()> {
-    let rows = x.len / c;
-    let chunks = Chunks::for_sums(rows, c, x.dtype);
-    let partial = PartialResults::new(gpu, &chunks, c)?;
     let [mean, var] =
         parameters.running.filter(|_| momentum.is_some()).map_or([0; 2], |r| r.map(|r| r.pointer));
     let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
     let merge = StatisticsMerge {
-        partial: partial.pointers(),
         weight: parameters.weight.map_or(0, |weight| weight.pointer),
         bias: parameters.bias.map_or(0, |bias| bias.pointer),
         running_mean: mean,
@@ -74,8 +71,23 @@ pub(crate) fn statistics(
         momentum: constant,
         eps: parameters.eps as f32,
         dtype: dtype_code(parameters.dtype()),
-        padding: 0,
+        ..StatisticsMerge::zeroed()
     };
+    merge_statistics(gpu, x, c, merge)
+}
+
+/// Computes the `moments` of this rank's values, `[2 c + 1]` f32: mean and sum of squared deviations by channel, and the number of values.
+pub(crate) fn moments(gpu: &Arc<Gpu>, x: DeviceSlice, c: usize, moments: DeviceSlice) -> Result<()> {
+    let merge = StatisticsMerge { saved: moments.pointer, writes_moments: 1, ..StatisticsMerge::zeroed() };
+    merge_statistics(gpu, x, c, merge)
+}
+
+/// Computes the statistics of x, and merges those of its chunks.
+fn merge_statistics(gpu: &Arc<Gpu>, x: DeviceSlice, c: usize, merge: StatisticsMerge) -> Result<()> {
+    let rows = x.len / c;
+    let chunks = Chunks::for_sums(rows, c, x.dtype);
+    let partial = PartialResults::new(gpu, &chunks, c)?;
+    let merge = StatisticsMerge { partial: partial.pointers(), ..merge };
     let kernel = Kernel::new(MODULE, "batch_norm_statistics").of(x.dtype);
     let args = args![x, KernelArg::by_value(&merge), rows, c as i32, chunks.rows as i32];
     gpu.launch(kernel, chunks.grid(), args)
@@ -186,13 +198,23 @@ pub(crate) struct BatchNormBackward<'a> {
     pub(crate) c: usize,
     pub(crate) saved: DeviceSlice<'a>,
     pub(crate) activation: Activation,
-    /// True if mean and variance are the batch's, so that gradients flow through them.
-    pub(crate) batch_statistics: bool,
+    pub(crate) factors: BackwardFactors,
+}
+
+/// Result of the backward pass's sums of d and of d * (x - mean), `[2, c]` f32, besides the gradients of weight and bias.
+#[derive(Clone, Copy)]
+pub(crate) enum BackwardFactors {
+    /// Zeros: mean and variance are the running ones.
+    Zeros,
+    /// Factors of the input gradient that flows through the batch's mean and variance.
+    OfBatch,
+    /// The sums, which are to be added over the ranks.
+    Sums,
 }
 
 impl BatchNormBackward<'_> {
     /// Reduction pass: computes the gradients of weight and bias, `d = dy * f'` if given (required with a mask; may be `dy`), and
-    /// `factors`, `[2, c]` f32, for [`Self::input_gradient`].
+    /// `factors`, `[2, c]` f32, of which [`Self::input_gradient`] takes all kinds but sums.
     pub(crate) fn reduce(
         &self,
         dy: DeviceSlice,
@@ -207,7 +229,7 @@ impl BatchNormBackward<'_> {
             _ => Chunks::for_sums(rows, c, self.x.dtype),
         };
         let partial = PartialResults::new(self.gpu, &chunks, c)?;
-        let merge = SumsMerge::new(&partial, [dweight, dbias], factors, self.batch_statistics);
+        let merge = SumsMerge::new(&partial, [dweight, dbias], factors, self.factors);
         let merge = KernelArg::by_value(&merge);
         let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
         let d = KernelArg::optional(d);
@@ -282,7 +304,7 @@ impl PartialResults<'_> {
 
 /// First fields of the structs below.
 #[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
+#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
 struct PartialPointers {
     tickets: u64,
     by_chunk: u64,
@@ -291,7 +313,7 @@ struct PartialPointers {
 
 /// Same layout as `struct StatisticsMerge` in the kernels.
 #[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
+#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
 struct StatisticsMerge {
     partial: PartialPointers,
     weight: u64,
@@ -303,7 +325,8 @@ struct StatisticsMerge {
     momentum: f32,
     eps: f32,
     dtype: i32,
-    padding: i32,
+    /// `saved` holds the moments, not what follows from them.
+    writes_moments: i32,
 }
 
 /// Same layout as `struct SumsMerge`.
@@ -314,7 +337,7 @@ pub(super) struct SumsMerge {
     dweight: u64,
     dbias: u64,
     factors: u64,
-    batch_statistics: i32,
+    kind: i32,
     dtype: i32,
 }
 
@@ -324,14 +347,14 @@ impl SumsMerge {
         partial: &PartialResults,
         [dweight, dbias]: [Option<DeviceSlice>; 2],
         factors: DeviceSlice,
-        batch_statistics: bool,
+        kind: BackwardFactors,
     ) -> SumsMerge {
         SumsMerge {
             partial: partial.pointers(),
             dweight: dweight.map_or(0, |slice| slice.pointer),
             dbias: dbias.map_or(0, |slice| slice.pointer),
             factors: factors.pointer,
-            batch_statistics: i32::from(batch_statistics),
+            kind: kind as i32,
             dtype: dtype_code(dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype)),
         }
     }

@@ -1,5 +1,5 @@
 //! ReLU of the sum of two batch norms (`kernels/cu/batch_norm_pair.cu`).
-use super::batch_norm::{PartialResults, SumsMerge, mask_bytes};
+use super::batch_norm::{BackwardFactors, PartialResults, SumsMerge, mask_bytes};
 use super::channels::Chunks;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use std::sync::Arc;
@@ -40,13 +40,13 @@ impl BatchNormPair<'_> {
         mask: DeviceSlice,
         parameters: [[Option<DeviceSlice>; 2]; 2],
         factors: [DeviceSlice; 2],
-        batch_statistics: [bool; 2],
+        kinds: [BackwardFactors; 2],
     ) -> Result<()> {
         let (rows, c) = (self.rows(), self.c);
         let chunks = Chunks::for_sums_by_packs(rows, mask_bytes(c));
         let partial =
             [PartialResults::new(self.gpu, &chunks, c)?, PartialResults::new(self.gpu, &chunks, c)?];
-        let merge = |p: usize| SumsMerge::new(&partial[p], parameters[p], factors[p], batch_statistics[p]);
+        let merge = |p: usize| SumsMerge::new(&partial[p], parameters[p], factors[p], kinds[p]);
         let merges = [merge(0), merge(1).with_second_tickets()];
         let [merge0, merge1] = merges.each_ref().map(KernelArg::by_value);
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);

@@ -32,11 +32,11 @@ pub(crate) struct BatchNormPoolBackward<'a> {
 impl BatchNormPoolBackward<'_> {
     /// [`BatchNormBackward::reduce`] of the gradients that the windows pass to their maxima.
     pub(crate) fn reduce(&self, parameters: [Option<DeviceSlice>; 2], factors: DeviceSlice) -> Result<()> {
-        let BatchNormBackward { gpu, x, c, saved, activation, batch_statistics } = self.norm;
+        let BatchNormBackward { gpu, x, c, saved, activation, factors: kind } = self.norm;
         let rows = x.len / c;
         let chunks = Chunks::for_sums(rows, c, x.dtype);
         let partial = PartialResults::new(gpu, &chunks, c)?;
-        let merge = SumsMerge::new(&partial, parameters, factors, batch_statistics);
+        let merge = SumsMerge::new(&partial, parameters, factors, kind);
         let (merge, shape) = (KernelArg::by_value(&merge), geometry(&self.shape, false));
         let (shape, f) = (KernelArg::by_value(&shape), activation_code(activation));
         let args = args![x, self.dy, self.index, saved, merge, rows, chunks.rows as i32, shape, f];

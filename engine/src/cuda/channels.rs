@@ -64,6 +64,14 @@ impl Chunks {
         Chunks { count: rows.div_ceil(per_chunk), rows: per_chunk, tiles: tiles(packs) }
     }
 
+    /// Chunks of whole tiles of `tile[0]` rows, for a kernel that sums over rows with a column of blocks per `tile[1]` channels.
+    pub fn for_sums_by_tiles(rows: usize, c: usize, tile: [usize; 2]) -> Chunks {
+        let tiles = c.div_ceil(tile[1]);
+        let chunks = (MAX_SUM_BLOCKS / tiles).max(1);
+        let per_chunk = rows.div_ceil(tile[0]).div_ceil(chunks).max(1) * tile[0];
+        Chunks { count: rows.div_ceil(per_chunk), rows: per_chunk, tiles }
+    }
+
     /// Chunks for about `blocks` blocks at most, with at least four rows per thread.
     pub fn new(rows: usize, c: usize, dtype: DType, blocks: usize) -> Chunks {
         Chunks::by_packs(rows, c / pack(c, dtype), blocks)

@@ -9,11 +9,32 @@ use std::sync::Arc;
 /// variance the sums cannot give are read again, by all blocks of their tile.
 pub(crate) fn statistics(
     gpu: &Arc<Gpu>,
-    (y, sums): (DeviceSlice, DeviceSlice),
+    of: (DeviceSlice, DeviceSlice),
     c: usize,
     parameters: &BatchNormParameters,
     momentum: Option<RunningMomentum>,
     saved: DeviceSlice,
+) -> Result<()> {
+    finalize(gpu, of, c, (parameters, momentum), saved, false)
+}
+
+/// [`super::batch_norm::moments`] of y, from its `sums`.
+pub(crate) fn moments(
+    gpu: &Arc<Gpu>,
+    of: (DeviceSlice, DeviceSlice),
+    c: usize,
+    moments: DeviceSlice,
+) -> Result<()> {
+    finalize(gpu, of, c, (&BatchNormParameters::default(), None), moments, true)
+}
+
+fn finalize(
+    gpu: &Arc<Gpu>,
+    (y, sums): (DeviceSlice, DeviceSlice),
+    c: usize,
+    (parameters, momentum): (&BatchNormParameters, Option<RunningMomentum>),
+    output: DeviceSlice,
+    writes_moments: bool,
 ) -> Result<()> {
     let updated = parameters.running.filter(|_| momentum.is_some());
     let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
@@ -35,7 +56,8 @@ pub(crate) fn statistics(
         batches as usize,
         constant,
         parameters.eps as f32,
-        saved,
+        output,
+        i32::from(writes_moments),
     ];
     let kernel = Kernel::new("conv_norm", "conv_norm_finalize").of(y.dtype).of(parameters.dtype());
     gpu.launch(kernel, grid, args)

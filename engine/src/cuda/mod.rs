@@ -42,7 +42,9 @@ pub(crate) mod matmul;
 mod memory;
 pub(crate) mod normalize;
 pub(crate) mod optimizer;
+pub(crate) mod pack;
 mod pinned;
+pub(crate) mod pointwise_data_gradient;
 pub(crate) mod pool;
 pub(crate) mod prepare;
 mod profile;
@@ -54,6 +56,7 @@ pub(crate) mod softmax;
 mod staging;
 mod stream_event;
 mod strided_pair;
+pub(crate) mod sync_norm;
 #[cfg(test)]
 mod tests;
 mod timing_event;

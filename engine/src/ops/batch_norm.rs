@@ -3,18 +3,23 @@ mod composed;
 mod deferred;
 mod fused;
 mod gpu;
+mod output_gradient;
 mod pair;
 mod pool;
+mod sync;
 
 use super::gpu::{OnGpu, check_parameters};
 use crate::autograd::is_tracked;
 use crate::cpu;
 use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::stored::Stored;
-use crate::{Activation, DType, Element, Error, Result, Tensor, shapes_only};
+use crate::{Activation, Collective, DType, Element, Error, Result, Tensor, shapes_only};
 use composed::{Nonlinearity, with_batch_norm_backward};
 use deferred::deferred;
+use output_gradient::OutputGradient;
 pub use pair::ConvBatchNorm;
+use std::sync::Arc;
+use sync::Moments;
 
 /// Options and parameters of a batch normalisation over the last axis. Tensors are `[c]`, of the input's dtype or, with an f16 or bf16
 /// input, all f32.
@@ -36,6 +41,10 @@ pub struct BatchNorm<'a> {
     pub num_batches_tracked: Option<&'a Tensor>,
     /// Added to the variance.
     pub eps: f64,
+    /// Ranks whose values the batch's statistics comprise in training (PyTorch's `SyncBatchNorm`); their batches may differ in size. The
+    /// forward pass gathers 2c + 1 values of each rank, and the backward pass adds 2c. Gradients of weight and bias are those of this
+    /// rank's values. The backward pass has no derivative.
+    pub sync_group: Option<&'a Arc<dyn Collective>>,
 }
 
 impl<'a> BatchNorm<'a> {
@@ -52,6 +61,11 @@ impl<'a> BatchNorm<'a> {
     /// The number of batches, if it changes with this one.
     pub(super) fn counted_batches(&self) -> Option<&'a Tensor> {
         self.num_batches_tracked.filter(|_| self.training && self.running.is_some())
+    }
+
+    /// The ranks whose statistics are merged in this pass.
+    pub(super) fn synced(&self) -> Option<&'a Arc<dyn Collective>> {
+        self.sync_group.filter(|_| self.training)
     }
 
     /// Counts the batch on the CPU, if batches are counted; its weight in the running statistics.
@@ -140,9 +154,14 @@ fn forward<T: Stored>(
         Some((mean, var)) if !batch_statistics => (to_f64(mean)?, to_f64(var)?),
         _ => kernel::statistics(&x.read::<T>()?, c),
     };
-    if norm.training {
-        update_running(norm, x.numel() / c, &mean, &var)?;
+    let mut moments = Moments { count: (x.numel() / c) as f64, mean, var };
+    if let Some(group) = norm.synced() {
+        moments = moments.of_all_ranks(&**group)?;
     }
+    if norm.training {
+        update_running(norm, &moments)?;
+    }
+    let Moments { count, mean, var } = moments;
     let inv_std: Vec<f64> = var.iter().map(|v| 1.0 / (v + norm.eps).sqrt()).collect();
     let weight = norm.weight.map_or_else(|| Ok(vec![1.0; c]), to_f64)?;
     let bias = norm.bias.map_or_else(|| Ok(vec![0.0; c]), to_f64)?;
@@ -177,6 +196,8 @@ fn forward<T: Stored>(
             mask,
             activation,
             batch_statistics,
+            count,
+            sync_group: norm.synced().cloned(),
             mean,
             inv_std,
             weight,
@@ -184,13 +205,14 @@ fn forward<T: Stored>(
             shift,
             parameter_dtype: norm.weight.or(norm.bias).map_or(x.dtype(), Tensor::dtype),
         };
-        move |grad: Tensor, wanted| saved.backward(grad, wanted)
+        move |grad: OutputGradient, wanted| saved.backward(grad.compute()?, wanted)
     };
     Ok(with_batch_norm_backward(
         y,
         "batch_norm",
         (x, norm, residual),
         Nonlinearity::BuiltIn(activation),
+        false,
         make,
     ))
 }
@@ -213,6 +235,9 @@ struct SavedForBackward<T: Stored> {
     activation: Activation,
     /// Mean and variance are the batch's, and gradients flow through them.
     batch_statistics: bool,
+    /// Number of values per channel, of all ranks with a group.
+    count: f64,
+    sync_group: Option<Arc<dyn Collective>>,
     mean: Vec<f64>,
     inv_std: Vec<f64>,
     weight: Vec<f64>,
@@ -243,7 +268,7 @@ impl<T: Stored> SavedForBackward<T> {
         let is_identity = activation == Activation::Identity;
         let by_input = matches!(derivative, DerivativeOperand::Input);
         let recompute = is_identity || (by_input && activation != Activation::Silu);
-        let (d, (sums, dot_sums)) = if recompute {
+        let (d, (own_sums, own_dot_sums)) = if recompute {
             let sums = pass.sums(&grad.read::<T>()?, &mean);
             (grad, sums)
         } else {
@@ -251,7 +276,11 @@ impl<T: Stored> SavedForBackward<T> {
         };
 
         // With the batch's statistics, dx depends on the sums of d and of d * (x - mean).
-        let n = (x.len() / c) as f64;
+        let n = self.count;
+        let [sums, dot_sums] = match self.sync_group.as_ref().filter(|_| wanted[0]) {
+            Some(group) => sync::sum_over_ranks(&**group, [&own_sums, &own_dot_sums])?,
+            None => [own_sums.clone(), own_dot_sums.clone()],
+        };
         let g = |j: usize| self.weight[j] * self.inv_std[j];
         let through = |j: usize| {
             if self.batch_statistics { -g(j) * self.inv_std[j].powi(2) * dot_sums[j] / n } else { 0.0 }
@@ -265,8 +294,8 @@ impl<T: Stored> SavedForBackward<T> {
             let gradient = wanted.then(|| Tensor::from_vec(from_f64::<T::Compute>(c, f), [c])).transpose()?;
             gradient.map(|gradient| gradient.to_dtype(self.parameter_dtype)).transpose()
         };
-        let weight = vector(wanted[1], &|j| dot_sums[j] * self.inv_std[j])?;
-        let bias = vector(wanted[2], &|j| sums[j])?;
+        let weight = vector(wanted[1], &|j| own_dot_sums[j] * self.inv_std[j])?;
+        let bias = vector(wanted[2], &|j| own_sums[j])?;
         let residual = wanted[3].then(|| d.clone());
         let dx = wanted[0].then(|| {
             let (dx, ()) = in_place::<T, _>(d, |d, dx| match d {
@@ -293,9 +322,9 @@ fn in_place<T: Element, R>(grad: Tensor, f: impl FnOnce(Option<&[T]>, &mut [T]) 
 }
 
 /// `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance.
-fn update_running(norm: &BatchNorm, rows: usize, mean: &[f64], var: &[f64]) -> Result<()> {
+fn update_running(norm: &BatchNorm, Moments { count, mean, var }: &Moments) -> Result<()> {
     let Some((running_mean, running_var)) = norm.running else { return Ok(()) };
-    let (unbiased, momentum) = (rows as f64 / (rows - 1) as f64, norm.count_batch()?);
+    let (unbiased, momentum) = (count / (count - 1.0), norm.count_batch()?);
     for (running, batch, factor) in [(running_mean, mean, 1.0), (running_var, var, unbiased)] {
         dispatch_any!(running.dtype(), T => {
             for (r, b) in running.write::<T>()?.iter_mut().zip(batch) {
@@ -333,7 +362,7 @@ pub(super) fn check(x: &Tensor, norm: &BatchNorm, residual: Option<&Tensor>) -> 
             format!("parameters and running statistics must be [{c}], and the residual must have x's shape"),
         ));
     }
-    if norm.training && x.numel() == c {
+    if norm.training && norm.sync_group.is_none() && x.numel() == c {
         return Err(Error::shape(
             "batch_norm",
             &operands,

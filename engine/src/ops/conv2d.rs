@@ -1,5 +1,5 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
-mod gradients;
+pub(super) mod gradients;
 #[cfg(test)]
 mod tests;
 

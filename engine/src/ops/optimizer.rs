@@ -21,7 +21,7 @@ pub struct UpdateOperands<'a> {
     pub factors: Option<[&'a Tensor; 2]>,
     /// Scalar state of the rule for this parameter: f32 `[2]`; the value of update t is at index t % 2.
     pub param_scalar: Option<&'a Tensor>,
-    /// EMA of the weights, which the update changes: `ema = decay * ema + (1 - decay) * weights`.
+    /// EMA of the weights, which the update changes: `ema = decay * ema + (1 - decay) * weights`, also if it skips the weights.
     pub ema: Option<&'a Tensor>,
     /// Weight decay.
     pub weight_decay: f32,
@@ -34,7 +34,7 @@ pub struct UpdateOperands<'a> {
 }
 
 /// Updates parameters by a rule, with the learning rate and EMA decay in `state`. With loss scaling the update is skipped if a gradient is
-/// not finite.
+/// not finite, except for the EMA, which gets the unchanged weights.
 pub fn update(rule: &UpdateRule, parameters: &[UpdateOperands], state: &UpdateState) -> Result<()> {
     let copies: Vec<Option<Tensor>> = parameters.iter().map(|p| p.weights.autocast_cache()).collect();
     let mut operands = vec![("state", state.scalars())];

@@ -319,6 +319,27 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_results_are_casts_of_f32_results() {
+        let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
+        for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
+            let (x, rows) =
+                (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
+            for dtype in [DType::F16, DType::BF16] {
+                let how = preparation(EraseMode::Pixel, false);
+                let prepared = |to: DType| x.prepare_images(&rows, &how, to).expect("bytes");
+                let normalized = |to: DType| x.normalize_bytes(255, how.mean, how.std, to).expect("bytes");
+                let pairs =
+                    [(prepared(dtype), prepared(DType::F32)), (normalized(dtype), normalized(DType::F32))];
+                for (half, wide) in pairs {
+                    let [half, cast] = [half, wide.to_dtype(dtype).expect("a cast")]
+                        .map(|t| t.to_dtype(DType::F32).and_then(|t| t.to_vec::<f32>()).expect("f32"));
+                    assert_eq!(half, cast, "{dtype} on {device}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn images_without_a_row_serve_as_partners_only() {
         let how = preparation(EraseMode::Const, false);
         for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {

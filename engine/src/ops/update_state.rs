@@ -112,8 +112,8 @@ pub struct UpdateState {
 pub(crate) enum UpdateScalar {
     /// Learning rate; the host writes it before a step.
     Lr,
-    /// EMA decay; the host writes it before a step.
-    EmaDecay,
+    /// 1 - EMA decay; the host writes it before a step. In f32 the decay itself would lose the last digits of this difference.
+    EmaComplement,
     /// Current loss scale.
     LossScale,
     /// Updates since the last overflow or growth of the loss scale.
@@ -155,7 +155,7 @@ impl UpdateState {
 
     /// Sets the learning rate and the EMA decay of the next update. Not to be captured in a CUDA graph: call it between replays.
     pub fn set_lr(&self, lr: f64, ema_decay: f64) -> Result<()> {
-        let values = Tensor::from_slice(&[lr as f32, ema_decay as f32], [2])?;
+        let values = Tensor::from_slice(&[lr as f32, (1.0 - ema_decay) as f32], [2])?;
         self.scalars.view(0, [2].into()).copy_from(&values)
     }
 

@@ -249,7 +249,13 @@ CU_API cuLaunchKernel(Function* function, unsigned grid_x, unsigned grid_y, unsi
   int on = device_of(stream);
   std::shared_ptr<Arguments> arguments = copy_arguments(kernel, parameters, buffer);
   std::shared_ptr<SharedObject> object = function->object;
-  return submit(stream, {kernel.name, [=] { run_kernel(on, launch, arguments->pointers.data()); (void)object; }});
+  // Fornax's convolution takes the time of cuDNN's stand-ins, so that few runs are timed.
+  const double seconds = strncmp(kernel.name, "pointwise_data_gradient", 23) == 0 ? 24e-5 : 0;
+  return submit(stream, {kernel.name, [=] {
+                           run_kernel(on, launch, arguments->pointers.data());
+                           advance_clock(seconds);
+                           (void)object;
+                         }});
 }
 
 CU_API cuLaunchCooperativeKernel(Function* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,

@@ -1,7 +1,8 @@
 //! Batch normalisation layer.
 use crate::capture::LayerInfo;
 use crate::{Context, Module, Visitor};
-use fornax_engine::{Activation, BatchNorm, DType, Device, Result, Tensor};
+use fornax_engine::{Activation, BatchNorm, Collective, DType, Device, Result, Tensor};
+use std::sync::Arc;
 
 /// Hyperparameters of batch norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,20 +80,13 @@ impl BatchNorm2d {
         if self.is_split(cx) {
             return self.forward_splits(x, activation, residual, cx);
         }
-        let sync_group = cx.sync_group().cloned();
-        self.with_options(activation, x.dtype(), cx, |norm, activation| match &sync_group {
-            Some(group) => x.sync_batch_norm_act(norm, group, activation, residual),
-            None => x.batch_norm_act(norm, activation, residual),
+        self.with_options(activation, x.dtype(), cx, |norm, activation| {
+            x.batch_norm_act(norm, activation, residual)
         })
     }
 
-    /// True if the norm can be fused with a convolution: its statistics are those of the whole batch of this rank.
-    pub(super) fn is_fusable(&self, cx: &Context) -> bool {
-        !self.is_split(cx) && cx.sync_group().is_none()
-    }
-
-    /// True if the parts of the batch are normalised separately.
-    fn is_split(&self, cx: &Context) -> bool {
+    /// True if the parts of the batch are normalised separately, which excludes fusion with a convolution.
+    pub(super) fn is_split(&self, cx: &Context) -> bool {
         !self.aux.is_empty() && cx.training()
     }
 
@@ -109,7 +103,7 @@ impl BatchNorm2d {
             let (start, end) = (batch * i / layers, batch * (i + 1) / layers);
             let rows = end - start;
             let residual = residual.map(|residual| residual.narrow(0, start, rows)).transpose()?;
-            let operands = layer.operands(x.dtype(), cx)?;
+            let operands = BatchNormOperands { sync_group: None, ..layer.operands(x.dtype(), cx)? };
             let part = x.narrow(0, start, rows)?;
             let y = part.batch_norm_act(&operands.as_batch_norm(), activation, residual.as_ref())?;
             layer.store_statistics(&operands)?;
@@ -170,6 +164,7 @@ impl BatchNorm2d {
             momentum: self.options.momentum.unwrap_or_default(),
             batches: (counts && is_cumulative).then(|| self.num_batches_tracked.clone()),
             eps: self.options.eps,
+            sync_group: cx.sync_group().cloned(),
         })
     }
 
@@ -196,6 +191,8 @@ pub(super) struct BatchNormOperands {
     /// Number of batches, if the engine counts them.
     batches: Option<Tensor>,
     eps: f64,
+    /// Ranks whose statistics are merged.
+    sync_group: Option<Arc<dyn Collective>>,
 }
 
 impl BatchNormOperands {
@@ -210,6 +207,7 @@ impl BatchNormOperands {
             momentum: self.momentum,
             num_batches_tracked: self.batches.as_ref(),
             eps: self.eps,
+            sync_group: self.sync_group.as_ref(),
         }
     }
 }

@@ -71,7 +71,7 @@ impl Conv2d {
             let y = norm.forward(&self.forward(x, cx)?, cx)?;
             return residual.map_or(Ok(y.clone()), |residual| y.add(residual))?.activate(activation);
         }
-        if self.bias.is_some() || cx.captures(&self.info) || !norm.is_fusable(cx) {
+        if self.bias.is_some() || cx.captures(&self.info) || norm.is_split(cx) {
             return norm.forward_act(&self.forward(x, cx)?, activation, residual, cx);
         }
         let ((x, weight), options) = (self.operands(x, cx)?, self.options(cx));
@@ -98,12 +98,12 @@ impl Conv2d {
         Ok(pool.capture_fused(y, cx))
     }
 
-    /// True if the convolution and `norm` can be fused: they have no bias, no activation, no splits and no synchronised statistics, and neither output is captured.
+    /// True if the convolution and `norm` can be fused: they have no bias, no activation and no splits, and neither output is captured.
     pub(crate) fn fuses_with(&self, norm: &BatchNorm2d, cx: &Context) -> bool {
         let captured = |layer: &dyn Module| layer.layer_info().is_some_and(|info| cx.captures(info));
         self.bias.is_none()
             && !norm.has_activation()
-            && norm.is_fusable(cx)
+            && !norm.is_split(cx)
             && !captured(self)
             && !captured(norm)
     }

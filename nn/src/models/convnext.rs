@@ -5,6 +5,7 @@ use super::options::{ModelOptions, SupportedOptions, unsupported};
 use super::registry::{Family, ModelInfo, PretrainedCfg};
 use crate::capture::LayerInfo;
 use crate::layers::{ClassifierHead, Conv2d, ConvMlp, DropPath, LayerNorm, Mlp, Sequential, in_dtype};
+use crate::precision::Operation;
 use crate::{Context, Module, StateEntry, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, Conv2dOptions as ConvOptions, DType, Device, GlobalPool, Result, Tensor};
@@ -154,6 +155,10 @@ impl Module for ConvNeXt {
         if let Some(fc) = self.head.classifier() {
             visitor.child("head.fc", fc);
         }
+    }
+
+    fn input_operation(&self) -> Operation {
+        Operation::MatMul
     }
 }
 

@@ -8,6 +8,7 @@ use super::make_divisible;
 use super::model::{FeatureInfo, MATCH_PREV_GROUP, Model};
 use super::options::{ModelOptions, SupportedOptions};
 use crate::layers::{Activate, BatchNorm2d, ClassifierHead, Conv2d, Sequential};
+use crate::precision::Operation;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
@@ -187,6 +188,10 @@ impl Module for EfficientNet {
         if let Some(classifier) = self.head.classifier() {
             visitor.child("classifier", classifier);
         }
+    }
+
+    fn input_operation(&self) -> Operation {
+        Operation::MatMul
     }
 }
 

@@ -8,6 +8,7 @@ use crate::layers::squeeze_excite::SqueezeExciteNames;
 use crate::layers::{
     Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, DropPath, Sequential, SqueezeExcite,
 };
+use crate::precision::Operation;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Result, Tensor};
@@ -145,6 +146,10 @@ impl Module for RegNet {
         if let Some(fc) = self.head.classifier() {
             visitor.child("head.fc", fc);
         }
+    }
+
+    fn input_operation(&self) -> Operation {
+        Operation::MatMul
     }
 }
 

@@ -7,6 +7,7 @@ use self::block::{ResidualBlock, ResidualBlockArgs};
 use super::model::{FeatureInfo, Model};
 use super::options::{ModelOptions, SupportedOptions, unsupported};
 use crate::layers::{Activate, BatchNorm2d, BatchNormOptions, ClassifierHead, Conv2d, MaxPool2d, Sequential};
+use crate::precision::Operation;
 use crate::{Context, Module, StateEntry, StateLayout, Visitor, init};
 use fornax_engine::random::RngStream;
 use fornax_engine::{Activation, GlobalPool, Pool2dOptions, Result, Tensor};
@@ -181,6 +182,10 @@ impl Module for ResNet {
         if let Some(fc) = self.head.classifier() {
             visitor.child("fc", fc);
         }
+    }
+
+    fn input_operation(&self) -> Operation {
+        Operation::MatMul
     }
 }
 

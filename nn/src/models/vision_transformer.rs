@@ -146,6 +146,10 @@ impl Module for VisionTransformer {
             visitor.child("head", head);
         }
     }
+
+    fn input_operation(&self) -> Operation {
+        Operation::MatMul
+    }
 }
 
 impl Model for VisionTransformer {

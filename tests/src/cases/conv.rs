@@ -51,6 +51,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
     for (variant, channels) in [("packs", 16), ("odd-channels", 6)] {
         rows.push(conv_norm_pool(variant, channels));
     }
+    rows.push(residual_block_end());
     for shape in large() {
         rows.push(conv(shape_name(&shape), shape, false).large());
     }
@@ -182,6 +183,26 @@ fn conv_norm_pool(variant: &str, channels: usize) -> Case {
             ConvBatchNorm { x: &t[0], weight: &t[1], options, norm }.act_max_pool(Activation::Identity, &pool)
         },
     )
+}
+
+/// The end of a residual block, and the 1x1 convolution and the skip connection that read its output.
+fn residual_block_end() -> Case {
+    let image = || x(&[2, 5, 7, 16]);
+    let positive = |shape: &[usize]| Input { values: Values::Positive, ..x(shape) };
+    // Far from the kinks, as in `conv_norm_pair`.
+    let inputs = vec![image(), positive(&[2, 5, 7, 16]), x(&[16]), positive(&[16]), x(&[16, 1, 1, 16])];
+    Case::new("residual-block-end", "packs", inputs, move |t| {
+        let weight = t[2].mul_scalar(0.0625)?;
+        let norm = BatchNorm {
+            weight: Some(&weight),
+            bias: Some(&t[3]),
+            training: true,
+            eps: 1e-3,
+            ..BatchNorm::default()
+        };
+        let y = t[0].batch_norm_act(&norm, Activation::Relu, Some(&t[1]))?;
+        y.conv2d(&t[4], None, &Conv2dOptions::default())?.add(&y)
+    })
 }
 
 fn shape_name(s: &ConvShape) -> String {

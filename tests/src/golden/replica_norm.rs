@@ -6,7 +6,7 @@ use fornax::distributed::{
     DistributedRun, Identity, Job, Launch, ProcessGroup, RendezvousToken, TcpCollective, free_port, join,
 };
 use fornax::settings::DistBn;
-use fornax_engine::{Activation, BatchNorm, Collective, DType, Device, Tensor};
+use fornax_engine::{BatchNorm, Collective, DType, Device, Tensor};
 use fornax_nn::layers::{BatchNorm2d, BatchNormOptions};
 use fornax_nn::{Context, Module, Visitor, move_to, named_parameters, state_entries};
 use std::fmt::Display;
@@ -91,10 +91,11 @@ fn sync_batch_norm(case: &GoldenCase) -> Checked {
                 training: true,
                 momentum,
                 eps,
+                sync_group: Some(&collective),
                 ..BatchNorm::default()
             };
             let nhwc = Tensor::from_nchw(&x).map_err(text)?;
-            let y = nhwc.sync_batch_norm_act(&norm, &collective, Activation::Identity, None).map_err(text)?;
+            let y = nhwc.batch_norm(&norm).map_err(text)?;
             Ok((y.to_nchw().map_err(text)?, mean, var))
         };
         // With a momentum of 1 the running statistics are the batch's, with the unbiased variance.

@@ -1,7 +1,7 @@
 //! Training steps of several ranks over NCCL: overlap of communication and backward pass, and captured steps.
 #[allow(dead_code)]
 #[path = "../../../train/tests/common/ranks.rs"]
-mod ranks;
+pub mod ranks;
 
 use super::support::{serialize, within_deadline};
 use fornax::distributed::{DataParallel, DistributedRun, ProcessGroup};

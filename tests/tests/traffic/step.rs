@@ -1,6 +1,12 @@
-//! Device memory traffic and launches of a whole ResNet-50 training step, as the trainer runs it in f16.
+//! Device memory traffic and launches of a whole ResNet-50 training step, as the trainer runs it in f16: in one process, and as one of
+//! several ranks.
+#[allow(dead_code)]
+#[path = "../../../train/tests/common/ranks.rs"]
+mod ranks;
+
 use super::{GPU, serialize};
-use fornax::train_step::CudaGraphMode;
+use fornax::distributed::DistributedRun;
+use fornax::train_step::{CudaGraphMode, TrainStepOptions};
 use fornax_engine::DType;
 use fornax_kernels::emulator::{self, WorkCount};
 use fornax_nn::{OptLevel, Precision};
@@ -19,22 +25,56 @@ const TABLE_BATCH: u64 = 256;
 const MAX_MEGABYTES: f64 = 313.0;
 const MAX_LAUNCHES: u64 = 380;
 
+/// Batch norms of the network.
+const NORMS: u64 = 53;
+
+/// Part of a run that the counted step has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Variant {
+    /// One process.
+    Plain,
+    /// A rank of `--sync-bn`.
+    SyncBatchNorm,
+    /// A rank whose gradients are averaged.
+    DataParallel,
+}
+
+impl Variant {
+    const ALL: [Variant; 3] = [Variant::Plain, Variant::SyncBatchNorm, Variant::DataParallel];
+
+    /// Bounds of bytes per image and launches. A collective operation of one rank is a copy, and counts as one launch.
+    fn bounds(self) -> (f64, u64) {
+        match self {
+            Variant::Plain => (MAX_MEGABYTES, MAX_LAUNCHES),
+            // Per layer a gather and a merge in the forward pass, a reduction and the factors in the backward pass.
+            Variant::SyncBatchNorm => (MAX_MEGABYTES + 1.0, MAX_LAUNCHES + 4 * NORMS),
+            // Six buckets, each with one kernel and one reduction, and the reduction of the loss. The gradients of 25.6 M parameters are read in
+            // half precision and written as f32, reduced, and read twice as f32 by the optimizer.
+            Variant::DataParallel => (MAX_MEGABYTES + 2.5, MAX_LAUNCHES + 16),
+        }
+    }
+}
+
 /// Kinds of work, each with the prefixes of its names. The first match counts.
-const KINDS: [(&str, &[&str]); 10] = [
+const KINDS: [(&str, &[&str]); 11] = [
     ("convolution, forward", &["a cuDNN convolution"]),
-    ("convolution, data gradient", &["a cuDNN data gradient"]),
+    ("convolution, data gradient", &["a cuDNN data gradient", "pointwise_data_gradient"]),
     ("convolution, weight gradient", &["a cuDNN weight gradient"]),
     (
         "batch norm, apply",
         &["batch_norm_fwd", "batch_norm_masked_fwd", "batch_norm_pair_fwd", "batch_norm_pool_fwd"],
     ),
-    ("batch norm, statistics and merging", &["batch_norm_statistics", "batch_norm_finalize", "conv_norm"]),
+    (
+        "batch norm, statistics and merging",
+        &["batch_norm_statistics", "batch_norm_finalize", "conv_norm", "sync_norm"],
+    ),
     (
         "batch norm, backward sums",
         &["batch_norm_sums", "batch_norm_masked_sums", "batch_norm_pair_sums", "batch_norm_pool_sums"],
     ),
     ("batch norm, input gradient", &["batch_norm_bwd", "batch_norm_pair_bwd", "batch_norm_pool_bwd"]),
     ("gradient joins", &["add_f16"]),
+    ("gradients into buckets", &["pack_"]),
     ("optimizer, casts of gradients", &["gradient_norm", "update_", "cast_f16_f32"]),
     ("rest", &[""]),
 ];
@@ -73,9 +113,21 @@ fn count(step: &mut ModelStep, images: usize) -> BTreeMap<String, WorkCount> {
     counts
 }
 
-fn resnet50() -> ModelStep {
-    let precision = Precision::new(OptLevel::O1, DType::F16);
-    ModelStep::new("resnet50", precision, CudaGraphMode::Never, GPU).expect("a model")
+fn resnet50(variant: Variant) -> ModelStep {
+    let run = (variant != Variant::Plain).then(|| {
+        let launch = ranks::launch(0, 1, ranks::free_port());
+        let group = fornax::distributed::join(&launch, &ranks::identity()).expect("a group of one rank");
+        DistributedRun::new(group, GPU).expect("NCCL")
+    });
+    let sync_bn = run.as_ref().filter(|_| variant == Variant::SyncBatchNorm);
+    let options = TrainStepOptions {
+        sync_bn: sync_bn.map(|run| run.collective.clone()),
+        precision: Precision::new(OptLevel::O1, DType::F16),
+        cuda_graph: CudaGraphMode::Never,
+        ..TrainStepOptions::default()
+    };
+    let averaged = run.as_ref().filter(|_| variant == Variant::DataParallel);
+    ModelStep::of_rank("resnet50", options, averaged, GPU).expect("a model")
 }
 
 /// Costs by kind. The counts of two batch sizes separate bytes per image from bytes per step.
@@ -98,13 +150,17 @@ fn costs(one: &BTreeMap<String, WorkCount>, two: &BTreeMap<String, WorkCount>) -
 #[test]
 fn resnet50_step_stays_within_its_launches() {
     let _guard = serialize();
-    let mut step = resnet50();
-    // Fused convolutions are used after a probe of their results, so the first step computes.
-    count(&mut step, 1);
-    emulator::set_empty_kernels(true).expect("the emulated device");
-    let launches: u64 = count(&mut step, 1).values().map(|count| count.executions).sum();
-    emulator::set_empty_kernels(false).expect("the emulated device");
-    assert!(launches > 100 && launches <= MAX_LAUNCHES, "{launches} launches, more than {MAX_LAUNCHES}");
+    for variant in Variant::ALL {
+        let mut step = resnet50(variant);
+        // Fused convolutions are used after a probe of their results, so the first step computes.
+        count(&mut step, 1);
+        emulator::set_empty_kernels(true).expect("the emulated device");
+        let launches: u64 = count(&mut step, 1).values().map(|count| count.executions).sum();
+        emulator::set_empty_kernels(false).expect("the emulated device");
+        let (_, bound) = variant.bounds();
+        println!("{variant:?}: {launches} launches");
+        assert!(launches > 100 && launches <= bound, "{variant:?}: {launches} launches, more than {bound}");
+    }
 }
 
 /// In a full sweep, as it counts every access to the parameters in four steps.
@@ -114,19 +170,27 @@ fn resnet50_step_stays_within_its_traffic_and_launches() {
         return;
     }
     let _guard = serialize();
-    let mut step = resnet50();
+    Variant::ALL.into_iter().for_each(check_traffic_and_launches);
+}
+
+fn check_traffic_and_launches(variant: Variant) {
+    let mut step = resnet50(variant);
     // The first update casts all parameters, and that of each batch size plans convolutions.
     count(&mut step, 1);
     count(&mut step, 2);
     let (one, two) = (count(&mut step, 1), count(&mut step, 2));
     let costs = costs(&one, &two);
-    println!("| ResNet-50, f16, batch {TABLE_BATCH} | MB per image | launches |\n|---|--:|--:|");
+    println!("| ResNet-50, f16, batch {TABLE_BATCH}, {variant:?} | MB per image | launches |\n|---|--:|--:|");
     for ((kind, _), cost) in KINDS.iter().zip(&costs) {
         println!("| {kind} | {:.1} | {} |", cost.megabytes(), cost.launches);
     }
     let megabytes: f64 = costs.iter().map(KindCost::megabytes).sum();
     let launches: u64 = costs.iter().map(|cost| cost.launches).sum();
     println!("| total | {megabytes:.1} | {launches} |");
-    assert!(megabytes <= MAX_MEGABYTES, "{megabytes:.1} MB per image, more than {MAX_MEGABYTES}");
-    assert!(launches <= MAX_LAUNCHES, "{launches} launches, more than {MAX_LAUNCHES}");
+    let (max_megabytes, max_launches) = variant.bounds();
+    assert!(
+        megabytes <= max_megabytes,
+        "{variant:?}: {megabytes:.1} MB per image, more than {max_megabytes}"
+    );
+    assert!(launches <= max_launches, "{variant:?}: {launches} launches, more than {max_launches}");
 }

@@ -5,11 +5,15 @@ use fornax_engine::{DType, Device, Tensor};
 const FIRST_BYTES: usize = 1 << 20;
 /// Bytes of further buckets.
 const BYTES: usize = 25 << 20;
+/// Gradients start at multiples of this number of elements, so that kernels read and write 16 bytes at once.
+const ALIGNMENT: usize = 8;
 
 /// Gradients that are reduced together, one after another in one tensor.
 pub(super) struct Bucket {
-    /// f32.
+    /// f32. Elements of unused parameters and between gradients are 0.
     pub data: Tensor,
+    /// The same in the dtype of the communication, if it is another.
+    pub compressed: Option<Tensor>,
     /// Index of each parameter and its first element.
     pub parameters: Vec<(usize, usize)>,
 }
@@ -35,15 +39,21 @@ pub(super) fn assign(order: &[usize], sizes: &[usize]) -> Vec<Vec<usize>> {
 
 impl Bucket {
     /// A bucket of zeros for these parameters.
-    pub fn new(parameters: &[usize], sizes: &[usize], device: &Device) -> fornax_engine::Result<Bucket> {
+    pub fn new(
+        parameters: &[usize],
+        sizes: &[usize],
+        compression: Option<DType>,
+        device: &Device,
+    ) -> fornax_engine::Result<Bucket> {
         let mut length = 0;
         let offsets = parameters.iter().map(|parameter| {
             let offset = length;
-            length += sizes[*parameter];
+            length += sizes[*parameter].next_multiple_of(ALIGNMENT);
             (*parameter, offset)
         });
         let parameters = offsets.collect();
-        Ok(Bucket { data: Tensor::zeros([length], DType::F32, device)?, parameters })
+        let zeros = |dtype: DType| Tensor::zeros([length], dtype, device);
+        Ok(Bucket { data: zeros(DType::F32)?, compressed: compression.map(zeros).transpose()?, parameters })
     }
 
     /// The gradient of a parameter of this shape, as a view of the bucket.

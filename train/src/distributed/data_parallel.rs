@@ -3,7 +3,7 @@
 use super::buckets::{Bucket, assign};
 use super::group::ProcessGroup;
 use crate::{Error, Result};
-use fornax_engine::{Collective, DType, Device, PendingCollective, Reduction, Tensor};
+use fornax_engine::{Collective, DType, Device, PendingCollective, Reduction, Tensor, pack};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// Averages gradients over the ranks.
@@ -38,14 +38,10 @@ struct State {
     is_ready: Vec<bool>,
     /// Parameters of each bucket that are not complete.
     missing: Vec<usize>,
+    /// Complete gradients of each bucket, by parameter, until they are packed.
+    gradients: Vec<Vec<(usize, Tensor)>>,
     /// Reductions that were started: in the order of the buckets.
-    started: Vec<StartedBucket>,
-}
-
-struct StartedBucket {
-    pending: PendingCollective,
-    /// The compressed gradients.
-    compressed: Option<Tensor>,
+    started: Vec<PendingCollective>,
 }
 
 impl DataParallel {
@@ -97,6 +93,7 @@ impl DataParallel {
         state.ready.clear();
         state.is_ready = vec![false; self.reducer.parameters.len()];
         state.missing = state.buckets.iter().map(|bucket| bucket.parameters.len()).collect();
+        state.gradients = state.buckets.iter().map(|_| vec![]).collect();
         state.started.clear();
     }
 
@@ -127,10 +124,10 @@ impl DataParallel {
         let others = others.collect::<fornax_engine::Result<Vec<_>>>()?;
         let mut state = reducer.state();
         let started = std::mem::take(&mut state.started);
-        for (bucket, StartedBucket { pending, compressed }) in state.buckets.iter().zip(started) {
+        for (bucket, pending) in state.buckets.iter().zip(started) {
             pending.wait()?;
-            if let Some(compressed) = compressed {
-                bucket.data.copy_from(&compressed.to_dtype(DType::F32)?)?;
+            if let Some(compressed) = &bucket.compressed {
+                pack(&[(compressed, 0)], 1.0, &bucket.data)?;
             }
         }
         state.is_active = false;
@@ -204,7 +201,7 @@ impl Reducer {
         let mut places = vec![None; self.parameters.len()];
         let mut buckets = vec![];
         for parameters in assign(order, &self.sizes) {
-            let bucket = Bucket::new(&parameters, &self.sizes, &self.device)?;
+            let bucket = Bucket::new(&parameters, &self.sizes, self.compression, &self.device)?;
             bucket.parameters.iter().for_each(|(i, offset)| places[*i] = Some((buckets.len(), *offset)));
             buckets.push(bucket);
         }
@@ -217,15 +214,13 @@ impl Reducer {
     fn complete(&self, index: usize, grad: &Tensor) -> fornax_engine::Result<()> {
         let mut state = self.state();
         // Batches before the last one of an update only accumulate.
-        let Some((bucket, offset)) = state.places[index].filter(|_| state.is_active) else { return Ok(()) };
+        let Some((bucket, _)) = state.places[index].filter(|_| state.is_active) else { return Ok(()) };
         if std::mem::replace(&mut state.is_ready[index], true) {
             let why = format!("the gradient of {} is complete twice in one backward pass", self.names[index]);
             return Err(fornax_engine::Error::Autograd { why });
         }
         state.ready.push(index);
-        let view = state.buckets[bucket].view(offset, &self.parameters[index])?;
-        view.copy_from(&grad.to_dtype(DType::F32)?)?;
-        self.parameters[index].set_grad(Some(view));
+        state.gradients[bucket].push((index, grad.clone()));
         state.missing[bucket] -= 1;
         self.start_complete(&mut state)
     }
@@ -239,24 +234,30 @@ impl Reducer {
         self.start_complete(&mut state)
     }
 
-    /// Starts the reduction of complete buckets. Every rank starts them in the same order.
+    /// Packs complete buckets and starts their reduction. Every rank starts them in the same order.
     fn start_complete(&self, state: &mut State) -> fornax_engine::Result<()> {
-        while let Some(bucket) = state.buckets.get(state.started.len())
-            && state.missing[state.started.len()] == 0
-        {
-            let started = match self.compression {
-                None => StartedBucket {
-                    pending: self.collective.start_all_reduce(&bucket.data, Reduction::Mean)?,
-                    compressed: None,
-                },
-                Some(dtype) => {
+        while state.missing.get(state.started.len()) == Some(&0) {
+            let number = state.started.len();
+            let bucket = &state.buckets[number];
+            let gradients = std::mem::take(&mut state.gradients[number]);
+            let place = |index: usize| state.places[index].map_or(0, |(_, offset)| offset);
+            let sources: Vec<(&Tensor, usize)> =
+                gradients.iter().map(|(index, gradient)| (gradient, place(*index))).collect();
+            let started = match &bucket.compressed {
+                None => {
+                    pack(&sources, 1.0, &bucket.data)?;
+                    self.collective.start_all_reduce(&bucket.data, Reduction::Mean)?
+                }
+                Some(compressed) => {
                     // Divided before, as the sum may overflow f16.
-                    let scaled = bucket.data.mul_scalar(1.0 / self.collective.world_size() as f64)?;
-                    let compressed = scaled.to_dtype(dtype)?;
-                    let pending = self.collective.start_all_reduce(&compressed, Reduction::Sum)?;
-                    StartedBucket { pending, compressed: Some(compressed) }
+                    pack(&sources, (1.0 / self.collective.world_size() as f64) as f32, compressed)?;
+                    self.collective.start_all_reduce(compressed, Reduction::Sum)?
                 }
             };
+            for (index, _) in &gradients {
+                let parameter = &self.parameters[*index];
+                parameter.set_grad(Some(bucket.view(place(*index), parameter)?));
+            }
             state.started.push(started);
         }
         Ok(())

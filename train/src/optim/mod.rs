@@ -194,7 +194,12 @@ impl Optimizer {
 
     /// Sets the learning rate of the next update.
     pub fn set_lr(&self, lr: f64) -> Result<()> {
-        Ok(self.state.set_lr(lr, 0.0)?)
+        self.set_lr_and_ema_decay(lr, 0.0)
+    }
+
+    /// Sets the learning rate of the next update, and the decay of [`Optimizer::step_with_ema`].
+    pub fn set_lr_and_ema_decay(&self, lr: f64, ema_decay: f64) -> Result<()> {
+        Ok(self.state.set_lr(lr, ema_decay)?)
     }
 
     /// Upstream gradient of the loss: 1, or the loss scale.
@@ -237,12 +242,24 @@ impl Optimizer {
 
     /// Updates every parameter that has a gradient. Reads nothing back to the host, so it can be captured.
     pub fn step(&self) -> fornax_engine::Result<()> {
+        self.step_with_ema(|_| None).map(drop)
+    }
+
+    /// [`Optimizer::step`] that updates EMA weights in the same pass; `ema_of` returns those of a parameter by name. The result is the
+    /// names of the parameters whose EMA is updated: those with a gradient, unless a second pass writes their weights.
+    pub fn step_with_ema<'a>(
+        &self,
+        ema_of: impl Fn(&str) -> Option<&'a Tensor>,
+    ) -> fornax_engine::Result<Vec<&str>> {
         if let Some(hessian) = &self.hessian {
             self.hessian_diagonals()
                 .iter()
                 .try_for_each(|diagonal| hessian.average_over_kernels(diagonal))?;
         }
         let gradients: Vec<Option<Tensor>> = self.parameters.iter().map(|p| p.tensor.grad()).collect();
+        let is_orthogonalised =
+            |p: &Parameter| self.orthogonalization.is_some() && muon::is_orthogonalised(p.tensor.dims());
+        let ema_of = |p: &Parameter| ema_of(&p.name).filter(|_| !is_orthogonalised(p));
         let updated = |(i, parameter): (usize, &'_ Parameter)| {
             Some(UpdateOperands {
                 moments: self.moments.iter().map(|of| &of[i]).collect(),
@@ -252,20 +269,23 @@ impl Optimizer {
                 lr_scale: parameter.lr_scale as f32,
                 adaptive_clip: parameter.adaptive_clip,
                 round_to: self.round_to,
+                ema: ema_of(parameter),
                 ..UpdateOperands::new(&self.parameters[i].tensor, gradients[i].as_ref()?)
             })
         };
         let all: Vec<UpdateOperands> = self.parameters.iter().enumerate().filter_map(updated).collect();
         update(&self.rule, &all, &self.state)?;
-        let Some(orthogonalization) = &self.orthogonalization else { return Ok(()) };
-        let matrices = self.parameters.iter().enumerate();
-        let matrices =
-            matrices.filter(|(i, p)| gradients[*i].is_some() && muon::is_orthogonalised(p.tensor.dims()));
-        for (i, parameter) in matrices {
-            let moments: Vec<&Tensor> = self.moments.iter().map(|of| &of[i]).collect();
-            orthogonalization.step(parameter, &moments, &self.state, self.round_to)?;
+        if let Some(orthogonalization) = &self.orthogonalization {
+            let matrices = self.parameters.iter().enumerate();
+            let matrices = matrices.filter(|(i, p)| gradients[*i].is_some() && is_orthogonalised(p));
+            for (i, parameter) in matrices {
+                let moments: Vec<&Tensor> = self.moments.iter().map(|of| &of[i]).collect();
+                orthogonalization.step(parameter, &moments, &self.state, self.round_to)?;
+            }
         }
-        Ok(())
+        let updated = self.parameters.iter().zip(&gradients).filter(|(_, gradient)| gradient.is_some());
+        let averaged = updated.filter(|(parameter, _)| ema_of(parameter).is_some());
+        Ok(averaged.map(|(parameter, _)| &*parameter.name).collect())
     }
 
     /// Sets the learning rate and runs one update.

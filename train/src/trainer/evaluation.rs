@@ -155,7 +155,8 @@ impl Evaluator<'_> {
     fn queue(&self, model: &dyn Module, batch: &Batch) -> Result<QueuedEvaluation> {
         let mut cx = Context::eval().with_precision(self.precision).with_conv_algorithm(self.conv_algorithm);
         no_grad(|| {
-            let outputs = model.forward(&prepare_images(self.preparation, batch, &cx)?, &mut cx)?;
+            let images = prepare_images(model.input_operation(), self.preparation, batch, &cx)?;
+            let outputs = model.forward(&images, &mut cx)?;
             let logits = batch.predictions(&cx.autocast(Operation::Loss, &outputs)?)?;
             let (loss, counts) = logits.cross_entropy_counted(&batch.target, 0.0, 5)?;
             Ok(QueuedEvaluation {

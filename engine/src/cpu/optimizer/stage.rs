@@ -1,5 +1,5 @@
 //! Execution of one stage of an update rule on one chunk of a parameter.
-use super::{LowPrecisionCopy, OptimizerParameter, factors, finish_weights, loops};
+use super::{LowPrecisionCopy, OptimizerParameter, average, factors, finish_weights, loops};
 use crate::cpu::fuse::functions;
 use crate::cpu::parallel::DisjointSlice;
 use crate::dtype::{DType, bf16, f16};
@@ -47,7 +47,13 @@ impl<'a> ParameterArrays<'a> {
     }
 
     /// Updates a chunk with a dedicated loop.
-    pub(super) fn run_loop(&self, which: CpuLoop, scalars: loops::LoopScalars, chunk: usize, ema_decay: f32) {
+    pub(super) fn run_loop(
+        &self,
+        which: CpuLoop,
+        scalars: loops::LoopScalars,
+        chunk: usize,
+        ema_complement: f32,
+    ) {
         let at = self.range(chunk);
         // SAFETY: chunks do not overlap.
         unsafe {
@@ -56,11 +62,18 @@ impl<'a> ParameterArrays<'a> {
             let weights = self.weights.slice(at.start, at.len());
             loops::run(which, scalars, weights, &self.gradient[at.clone()], &mut moments);
         }
-        self.finish_weights(at, ema_decay);
+        self.finish_weights(at, ema_complement);
+    }
+
+    /// Updates the EMA of a chunk.
+    pub(super) fn average(&self, chunk: usize, complement: f32) {
+        let (at, Some(ema)) = (self.range(chunk), &self.ema) else { return };
+        // SAFETY: chunks do not overlap.
+        average(unsafe { ema.slice(at.start, at.len()) }, read(&self.weights, at), complement);
     }
 
     /// Rounding, low-precision copy and EMA of new weights.
-    fn finish_weights(&self, at: Range<usize>, ema_decay: f32) {
+    fn finish_weights(&self, at: Range<usize>, ema_complement: f32) {
         // SAFETY: chunks do not overlap, and no other reference to these parts exists.
         unsafe {
             let copy = match (&self.f16, &self.bf16) {
@@ -68,7 +81,7 @@ impl<'a> ParameterArrays<'a> {
                 (_, Some(copy)) => Some(LowPrecisionCopy::BF16(copy.slice(at.start, at.len()))),
                 _ => None,
             };
-            let ema = self.ema.as_ref().map(|ema| (ema.slice(at.start, at.len()), ema_decay));
+            let ema = self.ema.as_ref().map(|ema| (ema.slice(at.start, at.len()), ema_complement));
             finish_weights(self.weights.slice(at.start, at.len()), self.round, copy, ema);
         }
     }
@@ -175,7 +188,7 @@ pub(super) struct ChunkTask<'a> {
     pub(super) clip: Option<f32>,
     /// AGC factors of the parameter's rows, starting at its first row; empty without AGC.
     pub(super) agc_factors: &'a [f32],
-    pub(super) ema_decay: f32,
+    pub(super) ema_complement: f32,
     pub(super) first_row: usize,
     /// Number of sums by row in all stages of the rule.
     pub(super) row_sums: usize,
@@ -315,7 +328,7 @@ impl ChunkTask<'_> {
             // SAFETY: chunks do not overlap, and the value is in a register or is the gradient.
             unsafe { to.slice(at.start, len) }.copy_from_slice(self.value(*node, at.clone()));
         }
-        arrays.finish_weights(at, self.ema_decay);
+        arrays.finish_weights(at, self.ema_complement);
     }
 
     fn value(&self, node: usize, at: Range<usize>) -> &[f32] {

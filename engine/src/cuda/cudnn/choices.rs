@@ -22,10 +22,14 @@ pub(super) enum ConvChoice {
     Plan(String),
     /// The caller's fallback: the problem is unsupported, or a fusion is slower than separate operations.
     Fallback,
+    /// Fornax's own kernel.
+    Own,
 }
 
 /// Text of [`ConvChoice::Fallback`]; plans are JSON objects.
 const FALLBACK: &str = "fallback";
+/// Text of [`ConvChoice::Own`].
+const OWN: &str = "own kernel";
 /// Subfolder of the cache folder.
 const CACHE: &str = "convolutions";
 
@@ -34,12 +38,14 @@ impl ConvChoice {
         match self {
             ConvChoice::Plan(json) => json,
             ConvChoice::Fallback => FALLBACK,
+            ConvChoice::Own => OWN,
         }
     }
 
     fn of_text(text: &str) -> ConvChoice {
         match text {
             FALLBACK => ConvChoice::Fallback,
+            OWN => ConvChoice::Own,
             json => ConvChoice::Plan(json.into()),
         }
     }

@@ -236,6 +236,52 @@ impl Cudnn {
         unsafe { self.run(ConvKind::Forward, shape, dtype, options, tensors, alternative, workspace) }
     }
 
+    /// True if `own` is faster than `separate`: the data gradient fused with a batch norm's sums by Fornax's kernel, and the separate
+    /// operations. Both are timed at the first use of a shape; the choice is stored as those between plans are.
+    pub fn prefers_own_data_gradient(
+        &self,
+        shape: &ConvShape,
+        dtype: DType,
+        options: ConvEngineOptions,
+        own: &mut dyn FnMut() -> Result<(), LibraryError>,
+        separate: &mut dyn FnMut() -> Result<(), LibraryError>,
+    ) -> Result<bool, LibraryError> {
+        let problem = ConvProblem {
+            kind: ConvKind::DataGradient,
+            shape: ConvShape { algorithm: ConvAlgorithm::default(), ..*shape },
+            dtype,
+            alignment: 16,
+            fusion: ConvFusion { statistics: true, accumulate: true },
+            options,
+        };
+        {
+            let mut state = self.lock();
+            let made = state.choices.get(&problem);
+            let load = || has_disk_cache(&problem).then(|| state.choices.load(&problem)).flatten();
+            if let Some(choice) = made.clone().or_else(load) {
+                if made.is_none() {
+                    state.choices.insert(&problem, &choice);
+                }
+                return Ok(choice == ConvChoice::Own);
+            }
+        }
+        if options.choice == ConvPlanChoice::Stored {
+            return Ok(false);
+        }
+        if self.is_capturing()? {
+            return Err(unplanned(problem));
+        }
+        let timer = EventTimer::new(self.stream)?;
+        let (own, separate) = (timer.median_time(own)?, timer.median_time(separate)?);
+        let choice = if own < separate { ConvChoice::Own } else { ConvChoice::Fallback };
+        let mut state = self.lock();
+        state.choices.insert(&problem, &choice);
+        if has_disk_cache(&problem) {
+            state.choices.store(&problem, &choice);
+        }
+        Ok(choice == ConvChoice::Own)
+    }
+
     /// # Safety
     /// As for [`Cudnn::forward`].
     unsafe fn run(

@@ -36,7 +36,8 @@ impl fmt::Display for ConvKind {
 pub struct ConvFusion {
     /// Forward: also compute the f32 sum and sum of squares of each output channel.
     pub statistics: bool,
-    /// Data gradient: add to the contents of the input's gradient (beta = 1).
+    /// Data gradient: add to the contents of the input's gradient (beta = 1). With `statistics`, also the mask and the backward sums of
+    /// the batch norm before: Fornax's own kernel.
     pub accumulate: bool,
 }
 

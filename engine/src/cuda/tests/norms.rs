@@ -2,8 +2,8 @@
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu;
 use crate::cuda::batch_norm::{
-    self, BatchNormBackward, BatchNormParameters, DerivativeSource, PassBefore, RunningMomentum, SAVED_ROWS,
-    mask_bytes,
+    self, BackwardFactors, BatchNormBackward, BatchNormParameters, DerivativeSource, PassBefore,
+    RunningMomentum, SAVED_ROWS, mask_bytes,
 };
 use crate::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
@@ -54,7 +54,7 @@ fn batch_norm_sums_do_not_depend_on_the_order_of_blocks() {
             c,
             saved: saved.slice(),
             activation: Activation::Relu,
-            batch_statistics: true,
+            factors: BackwardFactors::OfBatch,
         };
         pass.reduce(dy.slice(), DerivativeSource::None, None, [None, None], factors.slice())
             .expect("launches");
@@ -151,7 +151,7 @@ fn batch_norm_case(
         c,
         saved: saved.slice(),
         activation: f,
-        batch_statistics: true,
+        factors: BackwardFactors::OfBatch,
     };
     let (dweight, dbias) = (DeviceArray::empty(c, of), DeviceArray::empty(c, of));
     let (factors, dx, dres) = (
@@ -232,7 +232,7 @@ fn frozen_batch_norm_uses_running_statistics() {
             c,
             saved: saved.slice(),
             activation,
-            batch_statistics: false,
+            factors: BackwardFactors::Zeros,
         };
         let factors = DeviceArray::empty(2 * c, DType::F32);
         backward

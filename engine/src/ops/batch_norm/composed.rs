@@ -1,4 +1,5 @@
 //! The backward pass of batch norm as a composition of operations, for `create_graph`.
+use super::output_gradient::{OutputGradient, fused_backward};
 use super::{BatchNorm, has_binary_derivative};
 use crate::autograd::is_tracked;
 use crate::fuse::Expression;
@@ -17,16 +18,18 @@ pub(super) enum Nonlinearity {
 }
 
 /// Adds this result of a batch norm to the graph. `make` builds the backward pass by kernels, which returns the wanted gradients of x,
-/// weight, bias and residual.
+/// weight, bias and residual; it `joins` if it may compute the last term of its gradient. With statistics of several ranks it has no
+/// derivative.
 pub(super) fn with_batch_norm_backward<F>(
     y: Tensor,
     op: &'static str,
     (x, norm, residual): (&Tensor, &BatchNorm, Option<&Tensor>),
     nonlinearity: Nonlinearity,
+    joins: bool,
     make: impl FnOnce() -> F,
 ) -> Tensor
 where
-    F: Fn(Tensor, [bool; 4]) -> Result<[Option<Tensor>; 4]> + Send + Sync + 'static,
+    F: Fn(OutputGradient, [bool; 4]) -> Result<[Option<Tensor>; 4]> + Send + Sync + 'static,
 {
     let inputs: Vec<&Tensor> = [x].into_iter().chain(norm.weight).chain(norm.bias).chain(residual).collect();
     if !is_tracked(&inputs) {
@@ -34,22 +37,26 @@ where
     }
     let has = [true, norm.weight.is_some(), norm.bias.is_some(), residual.is_some()];
     let backward = Arc::new(make());
-    let kernels = {
+    let by_kernels = {
         let backward = backward.clone();
-        move |grad: Tensor, needs: &[bool]| {
+        move |grad: OutputGradient, needs: &[bool]| {
             let mut needs = needs.iter().copied();
             let wanted = has.map(|has| has && needs.next().unwrap_or(false));
             let grads = backward(grad, wanted)?;
             Ok(grads.into_iter().zip(has).filter_map(|(grad, has)| has.then_some(grad)).collect())
         }
     };
+    if norm.synced().is_some() {
+        return y.with_fused(op, &inputs, || fused_backward(by_kernels, joins, None));
+    }
     let nonlinearity = match nonlinearity {
         Nonlinearity::BuiltIn(f) if has_binary_derivative(f) && residual.is_some() => {
             let x = x.detach();
             Nonlinearity::Derivatives(Box::new(move || {
                 // The gradient of the residual for a dy of ones.
                 let ones = Tensor::ones(*x.shape(), x.dtype(), &x.device())?;
-                let [.., derivatives] = backward(ones, [false, false, false, true])?;
+                let [.., derivatives] =
+                    backward(OutputGradient::Computed(ones), [false, false, false, true])?;
                 Ok(derivatives.expect("it was wanted"))
             }))
         }
@@ -71,8 +78,8 @@ where
         eps: norm.eps,
         nonlinearity,
     };
-    let composed = move |grad: Tensor, needs: &[bool]| composition.backward(&grad, needs);
-    y.with_fused_backward(op, &inputs, || kernels, || composed)
+    let composed = Box::new(move |grad: Tensor, needs: &[bool]| composition.backward(&grad, needs));
+    y.with_fused(op, &inputs, || fused_backward(by_kernels, joins, Some(composed)))
 }
 
 /// Tensors saved for the backward pass, not detached from the graph.

@@ -1,5 +1,5 @@
 //! Batch norm with an expression as its activation: two passes forward and two backward, with generated kernels.
-use super::{BatchNorm, Nonlinearity, check, gpu, with_batch_norm_backward};
+use super::{BatchNorm, Nonlinearity, OutputGradient, check, gpu, with_batch_norm_backward};
 use crate::cpu::batch_norm as kernel;
 use crate::cuda::batch_norm::{self as gpu_kernel, BatchNormParameters, RunningMomentum, SAVED_ROWS};
 use crate::fuse::{BatchNormKernels, Expression, GradStorage, KernelOutput, KernelSignature};
@@ -29,6 +29,10 @@ impl Tensor {
         }
         if !self.dtype().is_float() {
             return Err(Error::dtype(OP, &operands, "f32, f16, bf16 or f64"));
+        }
+        if norm.synced().is_some() {
+            let why = "statistics of several ranks are not supported; use batch_norm_act, or batch_norm and the activation";
+            return Err(Error::value(OP, &operands, why));
         }
         let batch_statistics = norm.training || norm.running.is_none();
         let by_channel = match OnGpu::of(OP, &operands)? {
@@ -62,10 +66,10 @@ impl Tensor {
                 by_channel,
                 dtypes,
             };
-            move |grad: Tensor, wanted| saved.backward(grad, wanted)
+            move |grad: OutputGradient, wanted| saved.backward(grad.compute()?, wanted)
         };
         let nonlinearity = Nonlinearity::Expression(activation.clone());
-        Ok(with_batch_norm_backward(y, OP, (self, norm, residual), nonlinearity, make))
+        Ok(with_batch_norm_backward(y, OP, (self, norm, residual), nonlinearity, false, make))
     }
 }
 

@@ -1,7 +1,8 @@
 //! ReLU of the sum of two normalized convolutions: the end of a residual block whose shortcut has a convolution.
 use super::gpu::{self, BatchNormPair};
+use super::output_gradient::{OutputGradient, fused_backward};
 use super::{BatchNorm, NormInput, check};
-use crate::autograd::{is_tracked, recomputed_gradients};
+use crate::autograd::{BackwardFn, is_tracked, recomputed_gradients};
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, Conv2dOptions, Result, Tensor};
 
@@ -76,23 +77,25 @@ fn inputs<'a>(norms: &[(&'a Tensor, &BatchNorm<'a>); 2]) -> impl Iterator<Item =
 fn with_pair_backward(y: Tensor, saved: BatchNormPair, norms: [(&Tensor, &BatchNorm); 2]) -> Tensor {
     let all: Vec<&Tensor> = inputs(&norms).collect();
     let has = norms.map(|(_, norm)| [true, norm.weight.is_some(), norm.bias.is_some()]);
-    let kernels = || {
-        move |grad: Tensor, needs: &[bool]| {
-            let mut needs = needs.iter().copied();
-            let wanted = has.map(|has| has.map(|has| has && needs.next().unwrap_or(false)));
-            let grads = saved.backward(grad, wanted)?.into_iter().flatten().zip(has.into_iter().flatten());
-            Ok(grads.filter_map(|(grad, has)| has.then_some(grad)).collect())
-        }
+    let joins = gpu::joins(norms[0].0);
+    let by_kernels = move |grad: OutputGradient, needs: &[bool]| {
+        let mut needs = needs.iter().copied();
+        let wanted = has.map(|has| has.map(|has| has && needs.next().unwrap_or(false)));
+        let grads = saved.backward(grad, wanted)?.into_iter().flatten().zip(has.into_iter().flatten());
+        Ok(grads.filter_map(|(grad, has)| has.then_some(grad)).collect())
     };
-    let composition = || {
-        let all: Vec<Tensor> = all.iter().map(|t| (*t).clone()).collect();
+    if norms.iter().any(|(_, norm)| norm.synced().is_some()) {
+        return y.with_fused(OP, &all, || fused_backward(by_kernels, joins, None));
+    }
+    let composition = {
+        let operands: Vec<Tensor> = all.iter().map(|t| (*t).clone()).collect();
         // In training the composition uses the batch's statistics, and leaves the running ones alone.
         let running = norms.map(|(_, norm)| {
             norm.running.filter(|_| !norm.training).map(|(mean, var)| (mean.clone(), var.clone()))
         });
         let eps = norms.map(|(_, norm)| norm.eps);
         move |grad: Tensor, needs: &[bool]| {
-            recomputed_gradients(&all.iter().collect::<Vec<_>>(), &grad, needs, |t| {
+            recomputed_gradients(&operands.iter().collect::<Vec<_>>(), &grad, needs, |t| {
                 let mut next = t.iter();
                 let mut norm = |p: usize| {
                     let [x, weight, bias] = has[p].map(|has| if has { next.next() } else { None });
@@ -105,5 +108,6 @@ fn with_pair_backward(y: Tensor, saved: BatchNormPair, norms: [(&Tensor, &BatchN
             })
         }
     };
-    y.with_fused_backward(OP, &all, kernels, composition)
+    let composition: Box<BackwardFn> = Box::new(composition);
+    y.with_fused(OP, &all, || fused_backward(by_kernels, joins, Some(composition)))
 }

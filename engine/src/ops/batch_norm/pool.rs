@@ -1,7 +1,7 @@
 //! Max pooling of a normalized convolution: the end of a stem.
 use super::gpu::BatchNormPool;
 use super::{BatchNorm, NormInput, check};
-use crate::autograd::{is_tracked, recomputed_gradients};
+use crate::autograd::{FusedBackward, is_tracked, recomputed_gradients};
 use crate::cpu::activation::is_fused;
 use crate::ops::gpu::OnGpu;
 use crate::{Activation, ConvBatchNorm, Pool2dOptions, Result, Tensor};
@@ -54,6 +54,10 @@ fn with_pool_backward(
             Ok(grads.filter_map(|(grad, has)| has.then_some(grad)).collect())
         }
     };
+    if norm.synced().is_some() {
+        let of_kernels = || FusedBackward { kernels: Box::new(kernels()), composition: None, joining: None };
+        return y.with_fused(OP, &all, of_kernels);
+    }
     let composition = || {
         let all: Vec<Tensor> = all.iter().map(|t| (*t).clone()).collect();
         // In training the composition uses the batch's statistics, and leaves the running ones alone.

@@ -1,10 +1,35 @@
 //! The gradients of a convolution. Each is bilinear in two tensors, as the convolution is, and its gradients are composed of the same
 //! three operations, so a convolution has derivatives of any order.
 use super::Conv2dOptions;
-use crate::autograd::is_tracked;
+use crate::autograd::{GradientSum, PendingTerm, is_tracked};
 use crate::cpu::conv2d::{ConvInput, half};
+use crate::cuda::pointwise_data_gradient;
 use crate::ops::gpu::OnGpu;
 use crate::{ConvShape, DType, Device, Result, Tensor, cpu, cuda};
+
+/// The gradient of a convolution's input.
+pub(in crate::ops) struct InputGradient {
+    /// Gradient of the output.
+    pub(in crate::ops) dy: Tensor,
+    pub(in crate::ops) weight: Tensor,
+    pub(in crate::ops) s: ConvShape,
+}
+
+impl InputGradient {
+    /// True if the backward function of a batch norm may compute it.
+    fn joins(&self) -> bool {
+        self.dy.device() != Device::Cpu && pointwise_data_gradient::supports(&self.s, self.dy.dtype())
+    }
+}
+
+impl PendingTerm for InputGradient {
+    fn add_to(&self, sum: Option<Tensor>) -> Result<Tensor> {
+        match sum {
+            Some(sum) => self.dy.add_conv2d_input_gradient(&self.weight, self.s, sum),
+            None => self.dy.conv2d_input_gradient(&self.weight, self.s),
+        }
+    }
+}
 
 impl Tensor {
     /// Adds this result of a convolution to the graph.
@@ -18,10 +43,15 @@ impl Tensor {
         let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
         self.with_accumulating_backward("conv2d", &inputs, || {
             let (x, w, has_bias) = (x.clone(), weight.clone(), bias.is_some());
-            move |grad: Tensor, needs: &[bool], sums: &mut [Option<Tensor>]| {
-                let dx = match sums[0].take() {
-                    Some(sum) => Some(grad.add_conv2d_input_gradient(&w, s, sum)?),
-                    None => needs[0].then(|| grad.conv2d_input_gradient(&w, s)).transpose()?,
+            move |grad: Tensor, needs: &[bool], sums: &mut [GradientSum]| {
+                let term = InputGradient { dy: grad.clone(), weight: w.clone(), s };
+                let dx = if needs[0] && sums[0].accepts_term && term.joins() {
+                    sums[0].term = Some(Box::new(term));
+                    None
+                } else if needs[0] {
+                    Some(term.add_to(sums[0].sum.take())?)
+                } else {
+                    None
                 };
                 let dw = needs[1].then(|| x.conv2d_weight_gradient(&grad, s)).transpose()?;
                 let mut grads = vec![dx, dw];

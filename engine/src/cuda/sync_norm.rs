@@ -1,0 +1,44 @@
+//! Batch norm with the statistics of all ranks (`kernels/cu/sync_norm.cu`).
+use super::batch_norm::{BatchNormParameters, RunningMomentum};
+use super::channels::THREADS;
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+
+/// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::batch_norm::moments`]), into `saved` and the running statistics;
+/// `count`, f32 `[1]`, becomes their number of values.
+pub(crate) fn merge(
+    gpu: &Gpu,
+    moments: DeviceSlice,
+    c: usize,
+    parameters: &BatchNormParameters,
+    momentum: RunningMomentum,
+    [saved, count]: [DeviceSlice; 2],
+) -> Result<()> {
+    let (constant, batches) = momentum.arguments();
+    let args = args![
+        moments,
+        (moments.len / (2 * c + 1)) as i32,
+        c as i32,
+        KernelArg::optional(parameters.weight),
+        KernelArg::optional(parameters.bias),
+        KernelArg::optional(parameters.running.map(|[mean, _]| mean)),
+        KernelArg::optional(parameters.running.map(|[_, var]| var)),
+        batches as usize,
+        constant,
+        parameters.eps as f32,
+        saved,
+        count,
+    ];
+    gpu.launch(Kernel::new(MODULE, "sync_norm_merge").of(parameters.dtype()), grid(c), args)
+}
+
+/// Replaces [sums](super::batch_norm::BackwardFactors::Sums) over all ranks by the factors of the input gradient.
+pub(crate) fn factors(gpu: &Gpu, sums: DeviceSlice, saved: DeviceSlice, count: DeviceSlice) -> Result<()> {
+    let c = sums.len / 2;
+    gpu.launch(Kernel::new(MODULE, "sync_norm_factors"), grid(c), args![sums, saved, count, c as i32])
+}
+
+fn grid(c: usize) -> LaunchConfig {
+    LaunchConfig::linear(c.div_ceil(THREADS), THREADS)
+}
+
+const MODULE: &str = "sync_norm";
