@@ -28,8 +28,6 @@ struct StatisticsMerge {
   const long long* batches;
   float momentum, eps;
   int dtype;
-  /// `saved` receives the moments (`store_moments`) of a rank, which are merged with those of other ranks.
-  int writes_moments;
 };
 
 /// Mean over rows, and sum of squared deviations from it (M2).
@@ -62,9 +60,10 @@ template <typename P> __device__ void save_moments(const StatisticsMerge& m, con
   update_running(static_cast<P*>(m.running_var) + j, momentum, of.m2 / (rows - 1));
 }
 
-__device__ inline void save_moments(const MergeThread& at, const StatisticsMerge& m, const Moments& of, long long rows, int c) {
+template <bool kMomentsOnly>
+__device__ void save_moments(const MergeThread& at, const StatisticsMerge& m, const Moments& of, long long rows, int c) {
   if (at.slice != 0 || at.channel >= c) return;
-  if (m.writes_moments) return store_moments(m.saved, c, at.channel, of.mean, of.m2, rows);
+  if (kMomentsOnly) return store_moments(m.saved, c, at.channel, of.mean, of.m2, rows);
   switch (m.dtype) {
     case kF32: return save_moments<float>(m, of, rows, c, at.channel);
     case kF16: return save_moments<half16>(m, of, rows, c, at.channel);
@@ -72,8 +71,8 @@ __device__ inline void save_moments(const MergeThread& at, const StatisticsMerge
   }
 }
 
-/// Computes the batch's statistics.
-template <typename T, int V>
+/// Computes the batch's statistics, or with kMomentsOnly the moments (`store_moments`) of a rank, which are merged with those of other ranks.
+template <typename T, int V, bool kMomentsOnly>
 __device__ void statistics(const T* __restrict__ x, const StatisticsMerge& m, long long rows, int c, int chunk_rows) {
   const Tile<V> tile(c);
   const long long first = (long long)blockIdx.y * chunk_rows;
@@ -89,7 +88,7 @@ __device__ void statistics(const T* __restrict__ x, const StatisticsMerge& m, lo
     const MergeThread at(tile, t);
     const Moments of = merge_moments(at, m.partial + column.first * 2ll * c, column.count, chunk_rows, own_rows, c);
     if (column.groups == 1) {
-      save_moments(at, m, of, rows, c);
+      save_moments<kMomentsOnly>(at, m, of, rows, c);
     } else if (at.slice == 0 && at.channel < c) {
       m.merged[column.group * 2ll * c + at.channel] = of.mean;
       m.merged[column.group * 2ll * c + c + at.channel] = of.m2;
@@ -98,7 +97,7 @@ __device__ void statistics(const T* __restrict__ x, const StatisticsMerge& m, lo
   if (column.groups == 1 || !column.merges_column()) return;
   for (int t = blockIdx.x; t < tile.count; t += gridDim.x) {
     const MergeThread at(tile, t);
-    save_moments(at, m, merge_moments(at, m.merged, column.groups, group_rows, rows, c), rows, c);
+    save_moments<kMomentsOnly>(at, m, merge_moments(at, m.merged, column.groups, group_rows, rows, c), rows, c);
   }
 }
 
@@ -302,8 +301,12 @@ KERNEL batch_norm_count(long long* batches) { *batches += 1; }
 
 #define BY_ELEMENT(T, name)                                                                                                        \
   SINGLE_WAVE_KERNEL batch_norm_statistics_##name(const T* x, StatisticsMerge merge, long long rows, int c, int chunk_rows) {      \
-    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N>(x, merge, rows, c, chunk_rows);                                      \
-    else statistics<T, 1>(x, merge, rows, c, chunk_rows);                                                                          \
+    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N, false>(x, merge, rows, c, chunk_rows);                               \
+    else statistics<T, 1, false>(x, merge, rows, c, chunk_rows);                                                                   \
+  }                                                                                                                                \
+  SINGLE_WAVE_KERNEL batch_norm_moments_##name(const T* x, StatisticsMerge merge, long long rows, int c, int chunk_rows) {         \
+    if (in_packs<T>(c, aligned(x))) statistics<T, Pack<T>::N, true>(x, merge, rows, c, chunk_rows);                                \
+    else statistics<T, 1, true>(x, merge, rows, c, chunk_rows);                                                                    \
   }                                                                                                                                \
   SINGLE_WAVE_KERNEL batch_norm_fwd_##name(const T* x, const float* saved, const T* residual, T* y, long long rows, int c,         \
                                         int chunk_rows, int f) {                                                                   \

@@ -73,22 +73,28 @@ pub(crate) fn statistics(
         dtype: dtype_code(parameters.dtype()),
         ..StatisticsMerge::zeroed()
     };
-    merge_statistics(gpu, x, c, merge)
+    merge_statistics(gpu, "batch_norm_statistics", x, c, merge)
 }
 
 /// Computes the `moments` of this rank's values, `[2 c + 1]` f32: mean and sum of squared deviations by channel, and the number of values.
 pub(crate) fn moments(gpu: &Arc<Gpu>, x: DeviceSlice, c: usize, moments: DeviceSlice) -> Result<()> {
-    let merge = StatisticsMerge { saved: moments.pointer, writes_moments: 1, ..StatisticsMerge::zeroed() };
-    merge_statistics(gpu, x, c, merge)
+    let merge = StatisticsMerge { saved: moments.pointer, ..StatisticsMerge::zeroed() };
+    merge_statistics(gpu, "batch_norm_moments", x, c, merge)
 }
 
 /// Computes the statistics of x, and merges those of its chunks.
-fn merge_statistics(gpu: &Arc<Gpu>, x: DeviceSlice, c: usize, merge: StatisticsMerge) -> Result<()> {
+fn merge_statistics(
+    gpu: &Arc<Gpu>,
+    name: &'static str,
+    x: DeviceSlice,
+    c: usize,
+    merge: StatisticsMerge,
+) -> Result<()> {
     let rows = x.len / c;
     let chunks = Chunks::for_sums(rows, c, x.dtype);
     let partial = PartialResults::new(gpu, &chunks, c)?;
     let merge = StatisticsMerge { partial: partial.pointers(), ..merge };
-    let kernel = Kernel::new(MODULE, "batch_norm_statistics").of(x.dtype);
+    let kernel = Kernel::new(MODULE, name).of(x.dtype);
     let args = args![x, KernelArg::by_value(&merge), rows, c as i32, chunks.rows as i32];
     gpu.launch(kernel, chunks.grid(), args)
 }
@@ -325,8 +331,7 @@ struct StatisticsMerge {
     momentum: f32,
     eps: f32,
     dtype: i32,
-    /// `saved` holds the moments, not what follows from them.
-    writes_moments: i32,
+    padding: i32,
 }
 
 /// Same layout as `struct SumsMerge`.

@@ -66,7 +66,7 @@ const KINDS: [(&str, &[&str]); 11] = [
     ),
     (
         "batch norm, statistics and merging",
-        &["batch_norm_statistics", "batch_norm_finalize", "conv_norm", "sync_norm"],
+        &["batch_norm_statistics", "batch_norm_moments", "batch_norm_finalize", "conv_norm", "sync_norm"],
     ),
     (
         "batch norm, backward sums",
