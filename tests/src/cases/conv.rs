@@ -161,28 +161,26 @@ fn conv_norm_pair(variant: &str, s: ConvShape) -> Case {
     })
 }
 
-/// Convolution, batch norm in training and max pooling as one operation. A 1x1 kernel of positive weights keeps distinct pixels distinct: with
-/// a tie, a rounding could change a gradient by a jump.
+/// Convolution, batch norm in training and max pooling as one operation. Pixels that are distinct must stay so when they are rounded, since
+/// a tie would change gradients by a jump: hence a 1x1 kernel, positive weights and a small bias. With a small eps the norm would not depend
+/// on the scale of a channel, and the gradient of its weight would be a small difference of large sums.
 fn conv_norm_pool(variant: &str, channels: usize) -> Case {
-    let weight = Input { values: Values::Positive, ..x(&[channels, 1, 1, 1]) };
+    let positive = |shape: &[usize]| Input { values: Values::Positive, ..x(shape) };
     let image = Input { values: Values::Distinct, ..x(&[2, 7, 5, 1]) };
     let pool = Pool2dOptions { kernel: [3, 3], padding: [1, 1], ..Pool2dOptions::default() };
-    Case::new(
-        "conv2d-batch-norm-max-pool",
-        variant,
-        vec![image, weight, x(&[channels]), x(&[channels])],
-        move |t| {
-            let norm = BatchNorm {
-                weight: Some(&t[2]),
-                bias: Some(&t[3]),
-                training: true,
-                eps: 1e-3,
-                ..BatchNorm::default()
-            };
-            let options = Conv2dOptions::default();
-            ConvBatchNorm { x: &t[0], weight: &t[1], options, norm }.act_max_pool(Activation::Identity, &pool)
-        },
-    )
+    let inputs = vec![image, positive(&[channels, 1, 1, 1]), positive(&[channels]), x(&[channels])];
+    Case::new("conv2d-batch-norm-max-pool", variant, inputs, move |t| {
+        let bias = t[3].mul_scalar(0.125)?;
+        let norm = BatchNorm {
+            weight: Some(&t[2]),
+            bias: Some(&bias),
+            training: true,
+            eps: 1.0,
+            ..BatchNorm::default()
+        };
+        let options = Conv2dOptions::default();
+        ConvBatchNorm { x: &t[0], weight: &t[1], options, norm }.act_max_pool(Activation::Identity, &pool)
+    })
 }
 
 /// The end of a residual block, and the 1x1 convolution and the skip connection that read its output.
