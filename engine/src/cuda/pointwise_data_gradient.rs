@@ -91,9 +91,13 @@ impl PointwiseDataGradient<'_> {
             let sums: Vec<NormSums> = factors.iter().map(|of| of.as_slice(DType::F32)).map(scratch).collect();
             Ok(self.compute(d.as_slice(dtype), &sums)?)
         };
+        // Every run of the separate passes adds to the same memory; the values do not matter, but they must exist.
+        let sum = gpu.empty(s.input_len(), dtype)?;
+        if let Some(skip) = self.skip {
+            gpu.copy(skip, sum.as_slice(dtype))?;
+        }
         let mut separate = || {
-            let (dx, factors) = (gpu.empty(s.input_len(), dtype)?, self.scratch_factors()?);
-            let dx = dx.as_slice(dtype);
+            let (dx, factors) = (sum.as_slice(dtype), self.scratch_factors()?);
             if self.skip.is_none() || !conv2d::add_data_gradient(gpu, s, self.dy, self.weight, dx)? {
                 conv2d::data_gradient(gpu, s, self.dy, self.weight, dx)?;
             }
