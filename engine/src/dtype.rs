@@ -38,6 +38,11 @@ impl DType {
     pub const fn is_float(self) -> bool {
         !matches!(self, DType::I64 | DType::U8)
     }
+
+    /// True for f16 and bf16.
+    pub(crate) const fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
 }
 
 impl fmt::Display for DType {

@@ -184,6 +184,18 @@ __device__ void max_backward(const T* __restrict__ dy, const int* __restrict__ c
   }
 }
 
+/// For each window the pixel that was its maximum.
+template <typename T>
+__device__ void max_pick(const T* __restrict__ x, const int* __restrict__ chosen, T* __restrict__ y, long long rows, AdaptivePool p) {
+  for (long long row = blockIdx.y; row < rows; row += gridDim.y) {
+    const long long image = row / p.out[0] * p.size[0] * p.size[1];
+    for (int i = blockIdx.x * kThreads + threadIdx.x; i < p.out[1] * p.c; i += gridDim.x * kThreads) {
+      const long long at = row * p.out[1] * p.c + i;
+      y[at] = x[(image + chosen[at]) * p.c + i % p.c];
+    }
+  }
+}
+
 /// Gradient of a global maximum y [n, c], distributed evenly between the pixels that equal it, as PyTorch's amax does.
 template <typename T, int V>
 __device__ void amax_backward(const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy, T* __restrict__ dx,
@@ -243,6 +255,9 @@ __device__ void amax_backward(const T* __restrict__ x, const T* __restrict__ y, 
   KERNEL adaptive_max_pool_bwd_##name(const T* dy, const int* chosen, T* dx, long long rows, AdaptivePool p) {    \
     if (in_packs<T>(p.c, aligned(dy) && aligned(dx))) max_backward<T, Pack<T>::N>(dy, chosen, dx, rows, p);       \
     else max_backward<T, 1>(dy, chosen, dx, rows, p);                                                             \
+  }                                                                                                               \
+  KERNEL adaptive_max_pool_pick_##name(const T* x, const int* chosen, T* y, long long rows, AdaptivePool p) {      \
+    max_pick<T>(x, chosen, y, rows, p);                                                                           \
   }                                                                                                               \
   KERNEL amax_pool_bwd_##name(const T* x, const T* y, const T* dy, T* dx, long long images, int pixels, int c) {  \
     if (in_packs<T>(c, aligned(x) && aligned(y) && aligned(dy) && aligned(dx)))                                   \

@@ -34,6 +34,20 @@ __device__ void max_backward(const T* __restrict__ dy, const unsigned char* __re
   }
 }
 
+/// For each window the pixel that was its maximum; 0 for a window without pixels.
+template <typename T>
+__device__ void max_pick(const T* __restrict__ x, const unsigned char* __restrict__ index, T* __restrict__ y, long long rows, Pool p) {
+  FOR_PIXELS(1, rows, p.out[1], p.c) {
+    const int ox = i / packs, j = i - ox * packs, oy = (int)(row % p.out[0]);
+    const long long at = row * p.out[1] * p.c + i;
+    const int tap = index[at], ty = tap / p.kernel[1], tx = tap - ty * p.kernel[1];
+    const int iy = oy * p.stride[0] - p.padding[0] + ty * p.dilation[0], ix = ox * p.stride[1] - p.padding[1] + tx * p.dilation[1];
+    const bool inside = iy >= 0 && iy < p.size[0] && ix >= 0 && ix < p.size[1];
+    const long long image = row / p.out[0] * p.size[0] * p.size[1];
+    y[at] = inside ? x[(image + (long long)iy * p.size[1] + ix) * p.c + j] : T{};
+  }
+}
+
 template <typename T, int V>
 __device__ void avg_forward(const T* __restrict__ x, T* __restrict__ y, long long rows, Pool p) {
   FOR_PIXELS(V, rows, p.out[1], p.c) {
@@ -88,6 +102,9 @@ __device__ void avg_backward(const T* __restrict__ dy, T* __restrict__ dx, long 
   KERNEL max_pool_bwd_##name(const T* dy, const unsigned char* index, T* dx, long long rows, Pool p) {                        \
     if (in_packs<T>(p.c, aligned(dy) && aligned(dx) && aligned(index))) max_backward<T, Pack<T>::N>(dy, index, dx, rows, p);  \
     else max_backward<T, 1>(dy, index, dx, rows, p);                                                                          \
+  }                                                                                                                           \
+  KERNEL max_pool_pick_##name(const T* x, const unsigned char* index, T* y, long long rows, Pool p) {                         \
+    max_pick<T>(x, index, y, rows, p);                                                                                        \
   }                                                                                                                           \
   KERNEL avg_pool_fwd_##name(const T* x, T* y, long long rows, Pool p) {                                                      \
     if (in_packs<T>(p.c, aligned(x) && aligned(y))) avg_forward<T, Pack<T>::N>(x, y, rows, p);                                \

@@ -1,7 +1,7 @@
 //! Layer norm and RMS norm over rows.
 use super::elementary::Elementary;
+use super::fold::fold;
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
-use super::softmax::fold;
 use super::vectorized::vectorized;
 
 /// Layer norm or RMS norm over rows of `n` elements.

@@ -1,10 +1,10 @@
 //! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm_pool.cu`).
 use super::batch_norm::{BatchNormBackward, PartialResults, PassBefore, SumsMerge, activation_code};
 use super::channels::{Chunks, pixel_grid};
-use super::pool::geometry;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::Activation;
-use crate::pool_shape::PoolShape;
+use crate::ops::pool::PoolShape;
+use crate::ops::pool::cuda::geometry;
 
 /// Maximum of `f(x * scale + shift)` over each window, and its index within the window (u8).
 pub(crate) fn forward(

@@ -156,14 +156,14 @@ impl StridedPair {
 }
 
 /// Converts an extent to the 32 bits of kernel arguments.
-pub(super) fn to_i32(value: usize) -> Result<i32> {
+pub(crate) fn to_i32(value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| {
         CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
     })
 }
 
 /// Number of packs of 16 bytes in a dense slice, rounded up.
-pub(super) fn num_packs(slice: DeviceSlice) -> usize {
+pub(crate) fn num_packs(slice: DeviceSlice) -> usize {
     slice.len.div_ceil(16 / slice.dtype.size())
 }
 

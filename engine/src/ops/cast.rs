@@ -1,6 +1,6 @@
 //! Casts between dtypes, and the autocast cache of variables.
 use super::gpu::OnGpu;
-use crate::autograd::AutogradMeta;
+use crate::autograd::{AutogradMeta, Derivative, Gradients, Saved};
 use crate::cpu::parallel::for_each_piece;
 use crate::{DType, Error, Result, Tensor, cpu, cuda};
 
@@ -71,8 +71,21 @@ impl Tensor {
     /// `y`, the cast of this tensor, in the graph.
     fn with_cast(&self, y: Tensor) -> Tensor {
         match y.dtype().is_float() {
-            true => y.with_cast_backward(self, self.dtype()),
+            true => crate::op::with_derivative("to_dtype", &[self], y, Cast),
             false => y,
         }
+    }
+}
+
+/// Derivative of a cast: the gradient cast back.
+struct Cast;
+
+impl Derivative for Cast {
+    fn backward(&self, saved: &Saved, dy: Tensor, _: &[bool]) -> Result<Gradients> {
+        Ok(vec![Some(dy.to_dtype(saved.dtype(0))?)])
+    }
+
+    fn is_cast(&self) -> bool {
+        true
     }
 }

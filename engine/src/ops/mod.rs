@@ -85,17 +85,14 @@ macro_rules! dispatch_stored {
 }
 
 mod activation;
-mod adaptive_pool;
 mod attention;
 mod batch_norm;
 mod binary;
 mod cast;
 mod conv2d;
 mod conv_norm;
-mod cross_entropy;
 mod dropout;
 mod expand;
-mod extrema;
 mod fuse;
 mod gpu;
 #[cfg(test)]
@@ -104,27 +101,23 @@ mod group_norm;
 mod half;
 mod interpolate;
 mod linear;
+pub(crate) mod loss;
 mod matmul;
 mod normalised;
 mod normalize;
 mod optimizer;
 mod pack;
 mod permute;
-mod pool;
+pub(crate) mod pool;
 mod prepare;
+pub(crate) mod reduce;
 mod reshape;
 mod row_norm;
-mod scan;
 mod slice;
-mod soft_cross_entropy;
-mod softmax;
-mod statistics;
-mod sum;
 mod to_device;
 mod unary;
 mod update_state;
 
-pub use adaptive_pool::GlobalPool;
 pub use attention::AttentionMask;
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv2d::Conv2dOptions;
@@ -134,6 +127,7 @@ pub(crate) use expand::broadcast_steps;
 pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};
 pub use pack::pack;
+pub use pool::{GlobalPool, Pool2dOptions};
 pub(crate) use prepare::CHANGE_HEADER_LEN;
 pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use update_state::{GradClip, GradientRule, LossScaling, PendingUpdateStats, UpdateState, UpdateStats};

@@ -1,9 +1,10 @@
 //! Views that are not aligned to 16 bytes give the same results as aligned tensors.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cpu::adaptive_pool::AdaptivePool;
 use crate::cuda::batch_norm::{self, BatchNormParameters, PassBefore, SAVED_ROWS};
-use crate::cuda::{DeviceSlice, adaptive_pool, depthwise, pool, softmax};
-use crate::pool_shape::PoolShape;
+use crate::cuda::{DeviceSlice, depthwise};
+use crate::ops::pool::cuda::{self as pool, adaptive as adaptive_pool};
+use crate::ops::pool::{AdaptivePool, PoolShape};
+use crate::ops::reduce::cuda::softmax;
 use crate::{Activation, ConvAlgorithm, ConvShape, DType, Pool2dOptions};
 
 /// Runs `kernel(x, y)` on x and y and on shifted copies of them, and asserts that the results are equal.

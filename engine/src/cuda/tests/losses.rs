@@ -1,8 +1,11 @@
 //! Softmax and cross entropies.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cuda::cross_entropy::TopKCounts;
-use crate::cuda::{cross_entropy, soft_cross_entropy, softmax};
-use crate::{DType, cpu};
+use crate::DType;
+use crate::ops::loss::cpu as on_cpu;
+use crate::ops::loss::cuda::cross_entropy::TopKCounts;
+use crate::ops::loss::cuda::{cross_entropy, soft_cross_entropy};
+use crate::ops::reduce::cpu::softmax as softmax_on_cpu;
+use crate::ops::reduce::cuda::softmax;
 
 /// Rows and classes: with and without packs, for a warp and for a block.
 const ROWS: [(usize, usize); 5] = [(3, 10), (20, 8), (1, 1), (9, 1000), (2, 4001)];
@@ -18,10 +21,10 @@ fn softmax_and_log_softmax_match_the_cpu() {
                 let (y, dx) = (DeviceArray::empty(rows * n, dtype), DeviceArray::empty(rows * n, dtype));
                 softmax::forward(gpu(), x.slice(), n, log, y.slice()).expect("launches");
                 let mut expected = vec![0.0; rows * n];
-                cpu::softmax::forward(&x.values, n, log, &mut expected);
+                softmax_on_cpu::forward(&x.values, n, log, &mut expected);
                 y.assert_close(&expected, &what);
                 softmax::backward(gpu(), y.slice(), dy.slice(), n, log, dx.slice()).expect("launches");
-                cpu::softmax::backward(&y.to_host(), &dy.values, n, log, &mut expected);
+                softmax_on_cpu::backward(&y.to_host(), &dy.values, n, log, &mut expected);
                 dx.assert_close(&expected, &what);
             }
         }
@@ -42,7 +45,7 @@ fn softmax_of_infinities_matches_the_cpu() {
         let y = DeviceArray::empty(400, DType::F32);
         softmax::forward(gpu(), x.slice(), 100, log, y.slice()).expect("launches");
         let mut expected = vec![0.0; 400];
-        cpu::softmax::forward(&x.values, 100, log, &mut expected);
+        softmax_on_cpu::forward(&x.values, 100, log, &mut expected);
         y.assert_close(&expected, &format!("log {log}"));
     }
 }
@@ -70,11 +73,11 @@ fn cross_entropy_matches_the_cpu() {
                 .expect("launches");
                 let indices: Vec<i64> = target.values.iter().map(|t| *t as i64).collect();
                 counts.assert_close(
-                    &cpu::cross_entropy::top_k_counts(&x.values, &indices, 3).map(|n| n as f64),
+                    &on_cpu::cross_entropy::top_k_counts(&x.values, &indices, 3).map(|n| n as f64),
                     &what,
                 );
                 let mut sums = vec![0.0; rows];
-                let expected = cpu::cross_entropy::forward(&x.values, &indices, smoothing, &mut sums);
+                let expected = on_cpu::cross_entropy::forward(&x.values, &indices, smoothing, &mut sums);
                 loss.assert_close(&[expected], &what);
                 log_sums.assert_close(&sums, &what);
                 let (grad, dx) =
@@ -90,7 +93,7 @@ fn cross_entropy_matches_the_cpu() {
                 )
                 .expect("launches");
                 let mut expected = vec![0.0; rows * classes];
-                cpu::cross_entropy::backward(&x.values, &indices, smoothing, &sums, 3.0, &mut expected);
+                on_cpu::cross_entropy::backward(&x.values, &indices, smoothing, &sums, 3.0, &mut expected);
                 dx.assert_close(&expected, &what);
             }
         }
@@ -143,12 +146,12 @@ fn soft_target_and_binary_cross_entropy_match_the_cpu() {
                 Some(TopKCounts { k: 3, counts: counts.slice() }),
             )
             .expect("launches");
-            let classes_of = cpu::soft_cross_entropy::argmax_rows(&target.values, rows);
+            let classes_of = on_cpu::soft_cross_entropy::argmax_rows(&target.values, rows);
             counts.assert_close(
-                &cpu::cross_entropy::top_k_counts(&x.values, &classes_of, 3).map(|n| n as f64),
+                &on_cpu::cross_entropy::top_k_counts(&x.values, &classes_of, 3).map(|n| n as f64),
                 &what,
             );
-            let total = cpu::soft_cross_entropy::soft_forward(&x.values, &target.values, &mut sums);
+            let total = on_cpu::soft_cross_entropy::soft_forward(&x.values, &target.values, &mut sums);
             soft_loss.assert_close(&[total], &what);
             let operands = [x.slice(), target.slice(), grad.slice(), dx.slice()];
             let [logits, labels, grad, dx_slice] = operands;
@@ -161,17 +164,17 @@ fn soft_target_and_binary_cross_entropy_match_the_cpu() {
                 dx_slice,
             )
             .expect("launches");
-            cpu::soft_cross_entropy::soft_backward(&x.values, &target.values, &sums, 3.0, &mut expected);
+            on_cpu::soft_cross_entropy::soft_backward(&x.values, &target.values, &sums, 3.0, &mut expected);
             dx.assert_close(&expected, &what);
 
             soft_cross_entropy::binary_forward(gpu(), logits, labels, 2.5, rows, loss.slice())
                 .expect("launches");
-            let total = cpu::soft_cross_entropy::binary_forward(&x.values, &target.values, 2.5);
+            let total = on_cpu::soft_cross_entropy::binary_forward(&x.values, &target.values, 2.5);
             loss.assert_close(&[total / rows as f64], &what);
             soft_cross_entropy::binary_backward(gpu(), logits, labels, 2.5, rows, grad, dx_slice)
                 .expect("launches");
             let scale = 3.0 / rows as f64;
-            cpu::soft_cross_entropy::binary_backward(&x.values, &target.values, 2.5, scale, &mut expected);
+            on_cpu::soft_cross_entropy::binary_backward(&x.values, &target.values, 2.5, scale, &mut expected);
             dx.assert_close(&expected, &what);
         }
     }

@@ -1,11 +1,13 @@
 //! Pooling, adaptive pooling and interpolation.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
+
 use crate::cpu::resample::resample;
-use crate::cuda::{adaptive_pool, interpolate, pool};
-use crate::pool_shape::PoolShape;
+use crate::cuda::interpolate;
+use crate::ops::pool::cpu::{self as pool_on_cpu, amax_backward};
+use crate::ops::pool::cuda::{self as pool, adaptive as adaptive_pool};
+use crate::ops::pool::{AdaptivePool, PoolShape, window_means};
 use crate::resampling::{Interpolation, Resampling};
-use crate::{DType, Pool2dOptions, cpu};
+use crate::{DType, Pool2dOptions};
 
 fn shapes() -> impl Iterator<Item = PoolShape> {
     let pool = |kernel, stride, padding, dilation, ceil_mode| Pool2dOptions {
@@ -46,14 +48,14 @@ fn max_pool_matches_the_cpu_with_ties_infinities_and_nan() {
                 (DeviceArray::empty(windows, dtype), DeviceArray::new(vec![255.0; windows], DType::U8));
             pool::max_forward(gpu(), &s, x.slice(), y.slice(), index.slice()).expect("launches");
             let (mut expected, mut taps) = (vec![0.0; windows], vec![0; windows]);
-            cpu::pool::max_forward(&s, &x.values, &mut expected, &mut taps);
+            pool_on_cpu::max_forward(&s, &x.values, &mut expected, &mut taps);
             y.assert_close(&expected, &format!("{s:?}"));
             assert_eq!(index.to_host(), taps.iter().map(|t| f64::from(*t)).collect::<Vec<_>>(), "{s:?}");
             let (dy, dx) =
                 (DeviceArray::random(windows, 1, dtype), DeviceArray::empty(x.values.len(), dtype));
             pool::max_backward(gpu(), &s, dy.slice(), index.slice(), dx.slice()).expect("launches");
             let mut expected = vec![0.0; x.values.len()];
-            cpu::pool::max_backward(&s, &dy.values, &taps, &mut expected);
+            pool_on_cpu::max_backward(&s, &dy.values, &taps, &mut expected);
             dx.assert_close(&expected, &format!("{s:?}"));
         }
     }
@@ -65,8 +67,7 @@ fn avg_pool_divisors_match_the_definition() {
         for s in shapes().filter(|s| s.pool.dilation == [1, 1]) {
             for include_pad in [false, true] {
                 let what = format!("{s:?} include pad {include_pad}");
-                let [vertical, horizontal] =
-                    [0, 1].map(|axis| Resampling::window_mean(&s, axis, include_pad));
+                let [vertical, horizontal] = [0, 1].map(|axis| window_means(&s, axis, include_pad));
                 let (pixels, windows) = (s.n * 54 * s.c, s.n * s.out[0] * s.out[1] * s.c);
                 let (x, y) = (DeviceArray::random(pixels, 1, dtype), DeviceArray::empty(windows, dtype));
                 pool::avg_forward(gpu(), &s, include_pad, x.slice(), y.slice()).expect("launches");

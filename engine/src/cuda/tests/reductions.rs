@@ -1,9 +1,10 @@
 //! Sums, and operations along an axis.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cpu::lines::{self as on_cpu, Lines};
-use crate::cuda::lines::{self, SortOrder};
-use crate::cuda::reduce;
-use crate::{DType, cpu};
+use crate::DType;
+use crate::ops::reduce::Lines;
+use crate::ops::reduce::cpu::{lines as on_cpu, sum as sum_on_cpu};
+use crate::ops::reduce::cuda::lines::{self, SortOrder};
+use crate::ops::reduce::cuda::sum as reduce;
 
 #[test]
 fn sums_over_any_axis_match_the_cpu() {
@@ -27,7 +28,7 @@ fn sums_over_any_axis_match_the_cpu() {
             reduce::sum(gpu(), x.slice(), [outer, n, inner], 0.25, y.slice()).expect("launches");
             let mut expected = vec![0.0; outer * inner];
             if outer * inner > 0 {
-                cpu::reduce::sum(&x.values, outer, n, inner, &mut expected);
+                sum_on_cpu::sum(&x.values, outer, n, inner, &mut expected);
             }
             expected.iter_mut().for_each(|v| *v *= 0.25);
             y.assert_close(&expected, &what);

@@ -9,7 +9,7 @@ use crate::cuda::{
     DeviceSlice, batch_norm_pair as pair_kernel, batch_norm_pool as pool_kernel, conv_norm, sync_norm,
 };
 use crate::ops::gpu::OnGpu;
-use crate::pool_shape::PoolShape;
+use crate::ops::pool::PoolShape;
 use crate::{Activation, Collective, DType, Reduction, Result, Tensor};
 use std::sync::Arc;
 

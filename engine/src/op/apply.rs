@@ -1,0 +1,109 @@
+//! Running an operation: checks, memory for the results, half precision on the CPU, errors, and its place in the graph.
+use super::{CpuCall, DTypes, Mismatch, Op, TensorInfo};
+use crate::autograd::{Derivative, Gradients, Saved, recomputed_gradients, track};
+use crate::cuda::{self, DeviceSlice};
+use crate::error::Operands;
+use crate::{DType, Device, Error, Result, Tensor, shapes_only};
+
+/// The first result of an operation, in the graph.
+pub(crate) fn apply<O: Op + Derivative>(op: O, x: &[&Tensor]) -> Result<Tensor> {
+    Ok(apply_all(op, x)?.swap_remove(0))
+}
+
+/// The results of an operation, the first one in the graph.
+pub(crate) fn apply_all<O: Op + Derivative>(op: O, x: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let results = compute_all(&op, x)?;
+    Ok(track(op.spec().name, x, results, op))
+}
+
+/// The first result of an operation, outside the graph.
+pub(crate) fn compute(op: &dyn Op, x: &[&Tensor]) -> Result<Tensor> {
+    Ok(compute_all(op, x)?.swap_remove(0))
+}
+
+/// `y`, a view of an operand or a result of other operations on it, in the graph.
+pub(crate) fn with_derivative(
+    name: &'static str,
+    x: &[&Tensor],
+    y: Tensor,
+    derivative: impl Derivative,
+) -> Tensor {
+    track(name, x, vec![y], derivative).swap_remove(0)
+}
+
+/// The gradients of an operation from its equal composition `f` of differentiable operations on its operands, all of which it has saved.
+pub(crate) fn composed_backward(
+    saved: &Saved,
+    dy: &Tensor,
+    needs: &[bool],
+    f: impl FnOnce(&[Tensor]) -> Result<Tensor>,
+) -> Result<Gradients> {
+    let operands: Vec<&Tensor> = (0..needs.len()).map(|i| saved.operand(i)).collect();
+    recomputed_gradients(&operands, dy, needs, f)
+}
+
+/// The results of an operation, outside the graph.
+pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let device = x[0].device();
+    if x.iter().any(|t| t.device() != device) {
+        let why = "all operands must be on one device; move them with to_device".to_string();
+        return Err(Error::Device { op: op.spec().name, device, operands: Operands::of(&named(op, x)), why });
+    }
+    check_dtypes(op, x)?;
+    let results = op.results(x).map_err(|mismatch| match mismatch {
+        Mismatch::Shape(why) => Error::shape(op.spec().name, &named(op, x), why),
+        Mismatch::DType(accepted) => Error::dtype(op.spec().name, &named(op, x), accepted),
+    })?;
+    match device {
+        Device::Cpu => on_cpu(op, x, &results),
+        Device::Cuda(_) => on_gpu(op, x, &results),
+    }
+}
+
+fn on_gpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
+    let views: Vec<_> = x.iter().map(|t| t.device_view()).collect();
+    let gpu = views[0].gpu().clone();
+    let run = || -> cuda::Result<Vec<Tensor>> {
+        let empty = |r: &TensorInfo| Tensor::build_on(&gpu, r.shape, r.dtype, |_| Ok(()));
+        let y = results.iter().map(empty).collect::<std::result::Result<Vec<_>, _>>()?;
+        let y_views: Vec<_> = y.iter().map(Tensor::device_view).collect();
+        let x: Vec<DeviceSlice> = views.iter().map(|view| view.slice()).collect();
+        op.cuda(&gpu, &x, &y_views.iter().map(|view| view.slice()).collect::<Vec<_>>())?;
+        drop(y_views);
+        Ok(y)
+    };
+    run().map_err(|failure| failure.with_op_context(op.spec().name, gpu.device(), &named(op, x)))
+}
+
+fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
+    let widens = !op.spec().stores_half && op.spec().dtypes != DTypes::Any;
+    let compute_dtype = |dtype: DType| if widens && dtype.is_half() { DType::F32 } else { dtype };
+    let empty = |r: &TensorInfo| crate::ops::dispatch_any!(compute_dtype(r.dtype), T => Tensor::build(r.shape, |_: &mut [T]| ()));
+    let y = results.iter().map(empty).collect::<Result<Vec<_>>>()?;
+    if !shapes_only::is_active() {
+        let widened = |t: &&Tensor| match compute_dtype(t.dtype()) {
+            dtype if dtype == t.dtype() => Ok((*t).clone()),
+            dtype => t.detach().to_dtype(dtype),
+        };
+        let x = x.iter().map(widened).collect::<Result<Vec<_>>>()?;
+        op.cpu(&CpuCall { x: &x, y: &y })?;
+    }
+    y.into_iter().zip(results).map(|(y, r)| y.to_dtype(r.dtype)).collect()
+}
+
+fn check_dtypes(op: &dyn Op, x: &[&Tensor]) -> Result<()> {
+    let (dtypes, first) = (op.spec().dtypes, x[0].dtype());
+    if dtypes != DTypes::Any && !first.is_float() {
+        return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16, bf16 or f64"));
+    }
+    if dtypes != DTypes::FirstFloat && x.iter().any(|t| t.dtype() != first) {
+        return Err(Error::dtype(op.spec().name, &named(op, x), "operands of one dtype"));
+    }
+    Ok(())
+}
+
+/// The operands with their names.
+fn named<'a>(op: &dyn Op, x: &[&'a Tensor]) -> Vec<(&'static str, &'a Tensor)> {
+    let names = op.spec().operands;
+    x.iter().enumerate().map(|(i, t)| (names[i.min(names.len() - 1)], *t)).collect()
+}

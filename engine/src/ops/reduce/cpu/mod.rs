@@ -1,0 +1,4 @@
+//! Reductions on the CPU.
+pub(crate) mod lines;
+pub(crate) mod softmax;
+pub(crate) mod sum;
