@@ -1,6 +1,6 @@
 //! Running an operation: checks, memory for the results, half precision on the CPU, errors, and its place in the graph.
 use super::{CpuCall, DTypes, Mismatch, Op, TensorInfo};
-use crate::autograd::{Derivative, Gradients, Saved, recomputed_gradients, track};
+use crate::autograd::{Derivative, Gradients, Saved, is_tracked, recomputed_gradients, track};
 use crate::cuda::{self, DeviceSlice};
 use crate::error::Operands;
 use crate::{DType, Device, Error, Result, Tensor, shapes_only};
@@ -40,6 +40,21 @@ pub(crate) fn composed_backward(
 ) -> Result<Gradients> {
     let operands: Vec<&Tensor> = (0..needs.len()).map(|i| saved.operand(i)).collect();
     recomputed_gradients(&operands, dy, needs, f)
+}
+
+/// The gradients that an operation computes, one result for each operand that `needs` marks; with `create_graph` those of its equal
+/// `composition` of differentiable operations instead.
+pub(crate) fn gradients(
+    op: &dyn Op,
+    x: &[&Tensor],
+    needs: &[bool],
+    composition: impl FnOnce() -> Result<Gradients>,
+) -> Result<Gradients> {
+    if is_tracked(x) {
+        return composition();
+    }
+    let mut results = compute_all(op, x)?.into_iter();
+    Ok(needs.iter().map(|needed| if *needed { results.next() } else { None }).collect())
 }
 
 /// The results of an operation, outside the graph.

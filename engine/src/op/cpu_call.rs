@@ -14,9 +14,9 @@ impl CpuCall<'_> {
         self.x[0].dtype()
     }
 
-    /// Extents of operand `i`.
-    pub(crate) fn dims(&self, i: usize) -> &[usize] {
-        self.x[i].dims()
+    /// True if there is an operand `i`.
+    pub(crate) fn has(&self, i: usize) -> bool {
+        i < self.x.len()
     }
 
     /// Elements of operand `i`, whose dtype is `T`.

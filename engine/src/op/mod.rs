@@ -7,7 +7,7 @@
 mod apply;
 mod cpu_call;
 
-pub(crate) use apply::{apply, apply_all, composed_backward, compute, compute_all, with_derivative};
+pub(crate) use apply::{apply, apply_all, composed_backward, compute, gradients, with_derivative};
 pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored};
 
 use crate::cuda::{self, DeviceSlice, Gpu};
@@ -112,4 +112,13 @@ impl From<&str> for Mismatch {
     fn from(why: &str) -> Mismatch {
         Mismatch::Shape(why.into())
     }
+}
+
+/// Errors unless parameters have the dtype of x or, if it is f16 or bf16, are all f32.
+pub(crate) fn check_parameters(x: &Tensor, parameters: &[&Tensor]) -> std::result::Result<(), Mismatch> {
+    let all = |dtype: DType| parameters.iter().all(|t| t.dtype() == dtype);
+    if all(x.dtype()) || (x.dtype().is_half() && all(DType::F32)) {
+        return Ok(());
+    }
+    Err(Mismatch::DType("operands of one dtype; with f16 and bf16, parameters may all be f32"))
 }

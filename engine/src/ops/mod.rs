@@ -97,13 +97,12 @@ mod fuse;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-mod group_norm;
 mod half;
 mod interpolate;
 mod linear;
 pub(crate) mod loss;
 mod matmul;
-mod normalised;
+pub(crate) mod norm;
 mod normalize;
 mod optimizer;
 mod pack;
@@ -112,7 +111,6 @@ pub(crate) mod pool;
 mod prepare;
 pub(crate) mod reduce;
 mod reshape;
-mod row_norm;
 mod slice;
 mod to_device;
 mod unary;
@@ -133,7 +131,7 @@ pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use update_state::{GradClip, GradientRule, LossScaling, PendingUpdateStats, UpdateState, UpdateStats};
 pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
 
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor};
 
 /// Errors unless all operands have the dtype of the first.
 fn same_dtype(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<()> {
@@ -141,4 +139,9 @@ fn same_dtype(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<
         return Ok(());
     }
     Err(Error::dtype(op, operands, "operands of one dtype"))
+}
+
+/// Dtype of sums and statistics of elements of a float dtype: f64 for f64, else f32.
+fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }

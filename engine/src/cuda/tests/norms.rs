@@ -5,7 +5,8 @@ use crate::cuda::batch_norm::{
     self, BackwardFactors, BatchNormBackward, BatchNormParameters, DerivativeSource, PassBefore,
     RunningMomentum, SAVED_ROWS, mask_bytes,
 };
-use crate::cuda::{group_norm, row_norm};
+use crate::ops::norm::cpu::{GroupNorm, RowNorm};
+use crate::ops::norm::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
 use fornax_kernels::emulator;
 
@@ -250,7 +251,7 @@ fn row_norm_matches_the_cpu_with_parameters_of_either_dtype() {
         for (rows, n) in [(5, 8), (70, 3), (33, 300), (3, 2500)] {
             for (centre, of) in [(true, dtype), (false, DType::F32)] {
                 let what = format!("{rows} x {n} centre {centre} parameters {of}");
-                let norm = cpu::row_norm::RowNorm { n, centre, eps: 1e-3 };
+                let norm = RowNorm { n, centre, eps: 1e-3 };
                 let (x, dy) =
                     (DeviceArray::random(rows * n, 1, dtype), DeviceArray::random(rows * n, 2, dtype));
                 let (weight, bias) = (DeviceArray::random(n, 3, of), DeviceArray::random(n, 4, of));
@@ -295,7 +296,7 @@ fn group_norm_matches_the_cpu_with_parameters_of_either_dtype() {
             for of in [dtype, DType::F32] {
                 let what = format!("{images} x {pixels} x {c} in {groups} parameters {of}");
                 let len = images * pixels * c;
-                let norm = cpu::group_norm::GroupNorm { pixels, c, groups, eps: 1e-3 };
+                let norm = GroupNorm { pixels, c, groups, eps: 1e-3 };
                 let (x, dy) = (DeviceArray::random(len, 1, dtype), DeviceArray::random(len, 2, dtype));
                 let (weight, bias) = (DeviceArray::random(c, 3, of), DeviceArray::random(c, 4, of));
                 let (y, stats) =

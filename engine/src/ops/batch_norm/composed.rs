@@ -3,7 +3,7 @@ use super::output_gradient::{OutputGradient, fused_backward};
 use super::{BatchNorm, has_binary_derivative};
 use crate::autograd::is_tracked;
 use crate::fuse::Expression;
-use crate::ops::normalised::{NormStatistics, Normalised, to_compute_dtype};
+use crate::ops::norm::{NormStatistics, Normalised, to_compute_dtype};
 use crate::{Activation, Result, Tensor};
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use super::cuda::soft_cross_entropy as on_cuda;
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, composed_backward, for_real};
-use crate::ops::normalised::to_compute_dtype;
+use crate::ops::norm::to_compute_dtype;
 use crate::{Element, Result, Tensor};
 use std::sync::Arc;
 

@@ -1,12 +1,13 @@
 //! Softmax cross entropy against class indices.
 use super::cuda::cross_entropy::TopKCounts;
-use super::{cpu, cuda, wide};
+use super::{cpu, cuda};
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{
     CpuCall, Infos, Mismatch, Op, Spec, TensorInfo, apply, apply_all, composed_backward, for_real,
 };
-use crate::ops::normalised::to_compute_dtype;
+use crate::ops::norm::to_compute_dtype;
+use crate::ops::wide;
 use crate::{DType, Device, Element, Error, Result, Tensor};
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ mod cross_entropy;
 pub(crate) mod cuda;
 mod soft;
 
-use crate::{DType, Error, Result, Tensor};
+use crate::{Error, Result, Tensor};
 
 impl Tensor {
     /// Rows and classes of logits and a target of the same shape, checked.
@@ -19,9 +19,4 @@ impl Tensor {
             )),
         }
     }
-}
-
-/// Dtype of a loss that is not rounded to its logits' dtype, and of the sums that are saved with it: f64 for f64, else f32.
-fn wide(dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }

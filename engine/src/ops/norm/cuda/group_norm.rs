@@ -1,9 +1,9 @@
 //! Group norm (`kernels/cu/group_norm.cu`).
-use super::channels::{Chunks, THREADS, merge_grid};
 use super::row_norm::is_f32;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
-use crate::cpu::group_norm::GroupNorm;
+use crate::cuda::channels::{Chunks, THREADS, merge_grid};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::ops::norm::cpu::GroupNorm;
 use std::sync::Arc;
 
 /// `y = (x - mean) * inv * weight + bias`; `stats`, two f32 per image and group, receives mean and inv. Weight and bias have x's dtype,

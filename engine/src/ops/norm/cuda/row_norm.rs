@@ -1,8 +1,8 @@
 //! Layer norm and RMS norm (`kernels/cu/row_norm.cu`).
-use super::channels::{Chunks, is_long, merge_grid, row_grid};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::DType;
-use crate::cpu::row_norm::RowNorm;
+use crate::cuda::channels::{Chunks, is_long, merge_grid, row_grid};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use crate::ops::norm::cpu::RowNorm;
 use std::sync::Arc;
 
 /// `y = (x - mean) * inv * weight + bias`; `stats`, two f32 per row, receives mean and inv. Weight and bias have x's dtype, or are both

@@ -2,8 +2,8 @@
 use crate::{DType, Result, Tensor};
 
 /// `(x - mean) / sqrt(var + eps)` over some axes, in the compute dtype.
-pub(super) struct Normalised {
-    pub(super) value: Tensor,
+pub(in crate::ops) struct Normalised {
+    pub(in crate::ops) value: Tensor,
     /// `1 / sqrt(var + eps)`
     inv_std: Tensor,
     axes: Vec<usize>,
@@ -12,7 +12,7 @@ pub(super) struct Normalised {
 
 /// Statistics that x is normalised by.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum NormStatistics {
+pub(in crate::ops) enum NormStatistics {
     /// Mean and variance of x.
     MeanVariance,
     /// Mean square of x.
@@ -23,7 +23,7 @@ pub(super) enum NormStatistics {
 
 impl Normalised {
     /// x normalised by statistics of x.
-    pub(super) fn by_input_statistics(
+    pub(in crate::ops) fn by_input_statistics(
         x: &Tensor,
         axes: &[usize],
         by: NormStatistics,
@@ -36,7 +36,7 @@ impl Normalised {
     }
 
     /// x normalised by a constant mean and variance.
-    pub(super) fn by_fixed_statistics(
+    pub(in crate::ops) fn by_fixed_statistics(
         x: &Tensor,
         mean: &Tensor,
         var: &Tensor,
@@ -48,7 +48,7 @@ impl Normalised {
     }
 
     /// The gradient of x for the gradient `d` of the value.
-    pub(super) fn input_gradient(&self, d: &Tensor) -> Result<Tensor> {
+    pub(in crate::ops) fn input_gradient(&self, d: &Tensor) -> Result<Tensor> {
         if self.by == NormStatistics::Fixed {
             return d.mul(&self.inv_std);
         }
@@ -66,6 +66,6 @@ fn inverse_root(var: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// A tensor cast to the compute dtype: f64 for f64, else f32.
-pub(super) fn to_compute_dtype(t: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn to_compute_dtype(t: &Tensor) -> Result<Tensor> {
     t.to_dtype(if t.dtype() == DType::F64 { DType::F64 } else { DType::F32 })
 }

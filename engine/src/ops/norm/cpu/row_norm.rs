@@ -1,8 +1,8 @@
 //! Layer norm and RMS norm over rows.
-use super::elementary::Elementary;
-use super::fold::fold;
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
-use super::vectorized::vectorized;
+use crate::cpu::elementary::Elementary;
+use crate::cpu::fold::fold;
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::vectorized::vectorized;
 
 /// Layer norm or RMS norm over rows of `n` elements.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Group normalisation of images: statistics over the pixels and the channels of a group, for each image.
-use super::elementary::Elementary;
-use super::parallel::{DisjointSlice, for_each_task};
-use super::vectorized::vectorized;
+use crate::cpu::elementary::Elementary;
+use crate::cpu::parallel::{DisjointSlice, for_each_task};
+use crate::cpu::vectorized::vectorized;
 
 /// Group norm over images of `pixels` rows of `c` channels.
 #[derive(Clone, Copy)]
