@@ -38,8 +38,6 @@ struct ClosureDerivative {
 
 /// The functions of a [`ClosureDerivative`].
 enum Closures {
-    /// Kernels, which are not tracked: first derivatives only.
-    Once(Box<BackwardFn>),
     /// A composition of operations, on saved tensors that are still in the graph: derivatives of any order.
     Composed(Box<BackwardFn>),
     /// Kernels, with alternatives.
@@ -59,10 +57,10 @@ impl Derivative for ClosureDerivative {
     fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients> {
         let create_graph = is_grad_enabled();
         match &self.function {
-            Closures::Once(_) | Closures::Fused(FusedBackward { composition: None, .. }) if create_graph => {
+            Closures::Fused(FusedBackward { composition: None, .. }) if create_graph => {
                 Err(no_second_derivative(self.op))
             }
-            Closures::Once(f) | Closures::Composed(f) => f(dy, needs),
+            Closures::Composed(f) => f(dy, needs),
             Closures::Fused(FusedBackward { composition: Some(f), .. }) if create_graph => f(dy, needs),
             Closures::Fused(FusedBackward { kernels, .. }) => kernels(dy, needs),
             Closures::Accumulating(f) => {
@@ -110,21 +108,8 @@ impl Derivative for ClosureDerivative {
 /// Used by operations.
 impl Tensor {
     /// Adds this result of an operation to the graph. `make` builds the backward function, and is called only if the operation is
-    /// tracked. The function runs untracked kernels, so the operation has first derivatives only.
-    pub(crate) fn with_backward<F>(
-        self,
-        op: &'static str,
-        inputs: &[&Tensor],
-        make: impl FnOnce() -> F,
-    ) -> Tensor
-    where
-        F: Fn(Tensor, &[bool]) -> Result<Gradients> + Send + Sync + 'static,
-    {
-        self.with_closures(op, inputs, holds_tensors::<F>(), || Closures::Once(Box::new(make())))
-    }
-
-    /// As [`Tensor::with_backward`], for a backward function that is differentiable itself: it is composed of differentiable
-    /// operations, and saves its tensors without detaching them.
+    /// tracked. The function is differentiable itself: it is composed of differentiable operations, and saves its tensors without detaching
+    /// them.
     pub(crate) fn with_composed_backward<F>(
         self,
         op: &'static str,
@@ -150,8 +135,8 @@ impl Tensor {
         self.with_closures(op, inputs, holds_tensors::<F>(), || Closures::Accumulating(Box::new(make())))
     }
 
-    /// As [`Tensor::with_backward`], with a second backward function `composition`, like that of [`Tensor::with_composed_backward`],
-    /// which replaces `kernels` with `create_graph`. It should save only tensors that are alive anyway.
+    /// As [`Tensor::with_composed_backward`] by `kernels`, with a second backward function `composition`, which replaces them with
+    /// `create_graph`. It should save only tensors that are alive anyway.
     pub(crate) fn with_fused_backward<F, G>(
         self,
         op: &'static str,

@@ -14,9 +14,9 @@ impl CpuCall<'_> {
         self.x[0].dtype()
     }
 
-    /// True if there is an operand `i`.
-    pub(crate) fn has(&self, i: usize) -> bool {
-        i < self.x.len()
+    /// Number of operands.
+    pub(crate) fn operands(&self) -> usize {
+        self.x.len()
     }
 
     /// Elements of operand `i`, whose dtype is `T`.

@@ -1,6 +1,10 @@
 //! Linear (fully connected) layer, fused with an activation.
+mod attention;
 mod gpu;
+mod matmul;
 mod mlp;
+
+pub use attention::AttentionMask;
 
 use super::gpu::OnGpu;
 use super::half::widened;

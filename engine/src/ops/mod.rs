@@ -85,25 +85,22 @@ macro_rules! dispatch_stored {
 }
 
 mod activation;
-mod attention;
 mod batch_norm;
 mod binary;
 mod cast;
 mod conv2d;
 mod conv_norm;
-mod dropout;
+pub(crate) mod dropout;
 mod expand;
 mod fuse;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
 mod half;
-mod interpolate;
+pub(crate) mod image;
 mod linear;
 pub(crate) mod loss;
-mod matmul;
 pub(crate) mod norm;
-mod normalize;
 mod optimizer;
 mod pack;
 mod permute;
@@ -116,12 +113,12 @@ mod to_device;
 mod unary;
 mod update_state;
 
-pub use attention::AttentionMask;
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv2d::Conv2dOptions;
 pub use dropout::MaskRng;
 #[cfg(test)]
 pub(crate) use expand::broadcast_steps;
+pub use linear::AttentionMask;
 pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};
 pub use pack::pack;

@@ -2,7 +2,9 @@
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
 use crate::cpu::unary::{self, UnaryFn};
-use crate::cuda::{activation, binary as launch, dropout, normalize, unary as one};
+use crate::cuda::{activation, binary as launch, unary as one};
+use crate::ops::dropout::cuda as dropout;
+use crate::ops::image::cuda::normalize;
 use crate::random::{RngKey, RngStream};
 use crate::{Activation, DType, Shape, cpu};
 
@@ -234,7 +236,7 @@ fn dropout_drops_the_same_elements_as_the_cpu() {
             dropout::forward(gpu(), x.slice(), &stream, None, None, 0.7, 1.0 / 0.7, y.slice())
                 .expect("launches");
             let mut expected = vec![0.0; len];
-            cpu::dropout::forward(&x.values, &stream, None, 0.7, 1.0 / 0.7, &mut expected);
+            crate::ops::dropout::cpu::forward(&x.values, &stream, None, 0.7, 1.0 / 0.7, &mut expected);
             y.assert_close(&expected, "dropout");
             assert!(len < 257 || (0.25..0.35).contains(&(count_zeros(&y) as f64 / len as f64)));
         }
@@ -248,7 +250,7 @@ fn dropout_mask_of_a_part_is_the_rows_of_the_whole_mask() {
     for dtype in FLOATS {
         for columns in [1, 6, 8, 49, 1028] {
             let mut whole = vec![0.0; 7 * columns];
-            cpu::dropout::forward(&vec![1.0; 7 * columns], &stream, None, 0.7, 2.0, &mut whole);
+            crate::ops::dropout::cpu::forward(&vec![1.0; 7 * columns], &stream, None, 0.7, 2.0, &mut whole);
             let on_device = DeviceArray::new(rows.map(|row| row as f64), DType::I64);
             let (x, y) =
                 (DeviceArray::new(vec![1.0; 3 * columns], dtype), DeviceArray::empty(3 * columns, dtype));

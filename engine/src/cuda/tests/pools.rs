@@ -1,8 +1,8 @@
 //! Pooling, adaptive pooling and interpolation.
 use super::{DeviceArray, FLOATS, gpu};
 
-use crate::cpu::resample::resample;
-use crate::cuda::interpolate;
+use crate::ops::image::cpu::resample;
+use crate::ops::image::cuda::interpolate;
 use crate::ops::pool::cpu::{self as pool_on_cpu, amax_backward};
 use crate::ops::pool::cuda::{self as pool, adaptive as adaptive_pool};
 use crate::ops::pool::{AdaptivePool, PoolShape, window_means};

@@ -121,7 +121,7 @@ impl Op for RowNormGrad {
         for_real!(call, T => {
             let (x, dy, stats) = (call.x::<T>(0)?, call.x::<T>(1)?, call.x::<T>(2)?);
             if self.input {
-                let weight = call.has(3).then(|| call.x::<T>(3)).transpose()?;
+                let weight = (call.operands() > 3).then(|| call.x::<T>(3)).transpose()?;
                 self.norm.backward(&x, &dy, weight.as_deref(), &stats, &mut call.y::<T>(0)?);
             }
             if self.parameters != [None; 2] {

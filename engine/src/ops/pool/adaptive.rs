@@ -1,9 +1,9 @@
 //! Adaptive pooling to a given size. Window `i` of `out` over `in` elements covers `floor(i * in / out) .. ceil((i + 1) * in / out)`.
 use super::cuda::adaptive as cuda;
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
-use crate::cpu::resample::resample;
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
+use crate::ops::image::cpu::resample;
 use crate::resampling::Resampling;
 use crate::{DType, Error, Result, Tensor};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Average pooling.
 use super::{PoolShape, cuda};
 use crate::autograd::{Derivative, Gradients, Saved};
-use crate::cpu::resample::resample;
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
+use crate::ops::image::cpu::resample;
 use crate::resampling::{Resampling, ResamplingBand};
 use crate::{Error, Pool2dOptions, Result, Tensor};
 use std::sync::Arc;

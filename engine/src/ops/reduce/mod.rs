@@ -11,3 +11,4 @@ mod statistics;
 mod sum;
 
 pub(crate) use lines::Lines;
+pub(super) use scan::identity;

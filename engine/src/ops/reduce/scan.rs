@@ -97,7 +97,7 @@ impl Derivative for ProdGrad {
 }
 
 /// The identity matrix of n rows, in the dtype and on the device of `like`.
-fn identity(n: usize, like: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn identity(n: usize, like: &Tensor) -> Result<Tensor> {
     // A row of n + 1 elements moves the 1 of the next row by one column.
     let ones = Tensor::ones([n, 1], like.dtype(), &like.device())?;
     ones.pad(&[(0, 0), (0, n)], 0.0)?.reshape([n * (n + 1)])?.narrow(0, 0, n * n)?.reshape([n, n])

@@ -1,6 +1,9 @@
 //! Normalisation of u8 images.
-use super::gpu::OnGpu;
-use crate::{DType, Element, Error, Result, Tensor, cuda};
+use super::cuda;
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, compute};
+use crate::{DType, Device, Element, Error, Result, Tensor};
+use std::sync::Arc;
 
 impl Tensor {
     /// `(x / white - mean) / std` by channel for u8 images `[…, c]`: `white` is the value of full intensity (255), mean and std have one
@@ -23,36 +26,49 @@ impl Tensor {
                 format!("x must be [..., {}], as mean has so many numbers, and std as many", mean.len()),
             ));
         }
-        if let Some(on) = OnGpu::of_any("normalize_bytes", &operands)? {
-            if dtype == DType::F64 {
-                return Err(Error::dtype(
-                    "normalize_bytes",
-                    &operands,
-                    "every result dtype but f64 on a GPU",
-                ));
-            }
-            return on.build(*self.shape(), dtype, |y| {
-                cuda::normalize::forward(
-                    &on.gpu,
-                    self.device_view().slice(),
-                    f32::from(white),
-                    [mean, std],
-                    y,
-                )
-            });
+        if dtype == DType::F64 && self.device() != Device::Cpu {
+            return Err(Error::dtype("normalize_bytes", &operands, "every result dtype but f64 on a GPU"));
         }
+        compute(&NormalizeBytes { white: f32::from(white), mean, std, dtype }, &[self])
+    }
+}
+
+/// Images of bytes as normalized floats.
+struct NormalizeBytes<'a> {
+    white: f32,
+    mean: &'a [f32],
+    std: &'a [f32],
+    dtype: DType,
+}
+
+impl Op for NormalizeBytes<'_> {
+    fn spec(&self) -> Spec {
+        Spec::new("normalize_bytes", &["x"]).any_dtype()
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        Ok(vec![TensorInfo::new(*x[0].shape(), self.dtype)])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
         // A byte has 256 values: the results of each channel are tabulated.
-        let normalize = |c: usize, value: u8| (f32::from(value) / f32::from(white) - mean[c]) / std[c];
+        let channels = self.mean.len();
+        let normalize = |c: usize, value: u8| (f32::from(value) / self.white - self.mean[c]) / self.std[c];
         let table: Vec<[f32; 256]> =
             (0..channels).map(|c| std::array::from_fn(|value| normalize(c, value as u8))).collect();
-        let x = self.read::<u8>()?;
-        dispatch_any!(dtype, T => Tensor::build(*self.shape(), |y: &mut [T]| {
-            for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        let x = call.x::<u8>(0)?;
+        crate::ops::dispatch_any!(self.dtype, T => {
+            for (y, x) in call.y::<T>(0)?.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                 for ((y, x), table) in y.iter_mut().zip(x).zip(&table) {
                     *y = T::from_f64(f64::from(table[usize::from(*x)]));
                 }
             }
-        }))
+        });
+        Ok(())
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        cuda::normalize::forward(gpu, x[0], self.white, [self.mean, self.std], y[0])
     }
 }
 

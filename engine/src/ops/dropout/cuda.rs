@@ -1,5 +1,5 @@
 //! Dropout (`kernels/cu/dropout.cu`).
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::random::RngStream;
 
 /// `y[i] = x[i] * scale` if random number `i` of the stream, advanced by `step` samples, is below `keep_prob`, else 0. With `rows`, row `r`

@@ -1,9 +1,9 @@
 //! Separable resampling of images `[n, h, w, c]` in one pass. A weighted sum of input rows stays in the cache, and each output pixel is a
 //! weighted sum of its pixels.
-use super::elementary::Elementary;
-use super::parallel::{DisjointSlice, for_each_task};
-use super::scratch;
-use super::vectorized::vectorized;
+use crate::cpu::elementary::Elementary;
+use crate::cpu::parallel::{DisjointSlice, for_each_task};
+use crate::cpu::scratch;
+use crate::cpu::vectorized::vectorized;
 use crate::resampling::{Resampling, ResamplingBand};
 
 /// `y[n, i, j, c] = sum over k, l of vertical[i, k] * horizontal[j, l] * x[n, k, l, c]`.

@@ -1,7 +1,7 @@
 //! Normalization of u8 images (`kernels/cu/normalize.cu`).
-use super::strided_pair::{num_packs, to_i32};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
+use crate::cuda::strided_pair::{num_packs, to_i32};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use std::sync::Arc;
 
 /// `y = (x / max_value - mean) / std` by channel (the last axis). Mean and std of up to four channels are passed by value, so that the

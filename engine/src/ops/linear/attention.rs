@@ -1,4 +1,5 @@
 //! Scaled dot-product attention (Vaswani et al., 2017).
+use crate::ops::reduce::identity;
 use crate::{DType, Error, Result, Tensor};
 
 /// Attention mask.
@@ -37,24 +38,27 @@ impl Tensor {
             self.mul_scalar(scale.unwrap_or(1.0 / (d as f64).sqrt()))?.matmul_transposed(k, false, true)?;
         let scores = match mask {
             AttentionMask::None => scores,
-            AttentionMask::Causal => {
-                let mask: Vec<u8> = (0..l * s).map(|i| u8::from(i % s <= i / s)).collect();
-                scores.add(&additive_mask(&Tensor::from_vec(mask, [l, s])?, self)?)?
+            AttentionMask::Causal => scores.add(&additive_mask(&causal_mask(l, s, self)?)?)?,
+            AttentionMask::Bool(mask) if mask.dtype() != DType::U8 => {
+                return Err(Error::dtype("attention", &[("mask", mask)], "a boolean mask of u8"));
             }
-            AttentionMask::Bool(mask) => scores.add(&additive_mask(mask, self)?)?,
+            AttentionMask::Bool(mask) => {
+                scores.add(&additive_mask(&mask.to_device(&self.device())?.to_dtype(self.dtype())?)?)?
+            }
             AttentionMask::Additive(mask) => scores.add(mask)?,
         };
         scores.softmax(scores.rank() - 1)?.matmul(v)
     }
 }
 
-/// A boolean mask as an additive one: 0 where it is set, else minus infinity; of the dtype and on the device of `like`.
-fn additive_mask(mask: &Tensor, like: &Tensor) -> Result<Tensor> {
-    if mask.dtype() != DType::U8 {
-        return Err(Error::dtype("attention", &[("mask", mask)], "a boolean mask of u8"));
-    }
-    let values = mask.to_vec::<u8>()?.into_iter().map(|m| if m != 0 { 0.0 } else { f64::NEG_INFINITY });
-    Tensor::from_vec(values.collect::<Vec<f64>>(), mask.shape())?
-        .to_dtype(like.dtype())?
-        .to_device(&like.device())
+/// A mask as an additive one: 0 where it is greater than 0, else minus infinity.
+fn additive_mask(mask: &Tensor) -> Result<Tensor> {
+    mask.greater(0.0)?.ln()
+}
+
+/// 1 where key `j` of `s` is at or before query `i` of `l`, else 0, in the dtype and on the device of `like`. It is computed there, so
+/// that a CUDA graph can capture it.
+fn causal_mask(l: usize, s: usize, like: &Tensor) -> Result<Tensor> {
+    let n = l.max(s);
+    identity(n, like)?.cumsum(0)?.narrow(0, 0, l)?.narrow(1, 0, s)
 }

@@ -1,5 +1,5 @@
 //! Dropout with counter-based random numbers, so that each chunk generates its own.
-use super::parallel::for_each_piece;
+use crate::cpu::parallel::for_each_piece;
 use crate::dtype::Real;
 use crate::random::RngStream;
 

@@ -1,7 +1,7 @@
 //! Separable resampling of images (`kernels/cu/interpolate.cu`), with the same weight tables as on the CPU.
-use super::channels::pixel_grid;
-use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::DType;
+use crate::cuda::channels::pixel_grid;
+use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
 use crate::resampling::Resampling;
 use std::sync::Arc;
 

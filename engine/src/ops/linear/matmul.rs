@@ -1,10 +1,11 @@
 //! Matrix multiplication, batched and broadcasting.
-use super::expand::broadcast_steps;
-use super::gpu::OnGpu;
+use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cpu::gemm::{Matrix, gemm_batch, matmul};
 use crate::cuda::cublaslt::Gemm;
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::dtype::Real;
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
+use crate::ops::expand::broadcast_steps;
 use crate::{Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
@@ -18,49 +19,13 @@ impl Tensor {
     /// [`Tensor::matmul`] of the operands with their last two axes swapped where requested, without a copy.
     pub fn matmul_transposed(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
         let operands = [("a", self), ("b", other)];
-        super::same_dtype("matmul", &operands)?;
         if self.rank() == 0 || other.rank() == 0 {
             return Err(Error::shape("matmul", &operands, "a scalar has no rows: use mul"));
         }
         if self.rank() == 1 || other.rank() == 1 {
             return self.matmul_vectors(other, transpose_a, transpose_b);
         }
-        if self.is_half_on_cpu() {
-            let y = self.widened()?.matmul_transposed(&other.widened()?, transpose_a, transpose_b)?;
-            return y.rounded_as(self);
-        }
-        let matmul = BatchedMatmul::new(self, other, transpose_a, transpose_b)?;
-        let y = match OnGpu::of("matmul", &operands)? {
-            Some(on) => on.build(matmul.shape, self.dtype(), |y| {
-                let (a, b) = (self.device_view(), other.device_view());
-                matmul.run_gpu(&on.gpu, a.slice(), b.slice(), y)
-            }),
-            None => dispatch_real!("matmul", [("a", self), ("b", other)], T => {
-                let (a, b) = (self.read::<T>()?, other.read::<T>()?);
-                Tensor::build(matmul.shape, |y: &mut [T]| matmul.run(&a, &b, y))
-            }),
-        }?;
-        Ok(y.with_composed_backward("matmul", &[self, other], || {
-            let (a, b) = (self.clone(), other.clone());
-            move |grad: Tensor, needs: &[bool]| {
-                // With A = op(a), B = op(b): dA = g Bᵀ, dB = Aᵀ g, transposed back where the operand was.
-                let da = needs[0].then(|| {
-                    let da = match transpose_a {
-                        false => grad.matmul_transposed(&b, false, !transpose_b)?,
-                        true => b.matmul_transposed(&grad, transpose_b, true)?,
-                    };
-                    da.sum_to(a.shape())
-                });
-                let db = needs[1].then(|| {
-                    let db = match transpose_b {
-                        false => a.matmul_transposed(&grad, !transpose_a, false)?,
-                        true => grad.matmul_transposed(&a, true, transpose_a)?,
-                    };
-                    db.sum_to(b.shape())
-                });
-                Ok(vec![da.transpose()?, db.transpose()?])
-            }
-        }))
+        apply(BatchedMatmul::new(self, other, transpose_a, transpose_b)?, &[self, other])
     }
 
     fn matmul_vectors(&self, other: &Tensor, transpose_a: bool, transpose_b: bool) -> Result<Tensor> {
@@ -175,5 +140,51 @@ impl BatchedMatmul {
             cuda::matmul::gemm(gpu, &one, a, b, y.subslice(i * m * n, m * n))?;
         }
         Ok(())
+    }
+}
+
+impl Op for BatchedMatmul {
+    fn spec(&self) -> Spec {
+        Spec::new("matmul", &["a", "b"])
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        Ok(vec![TensorInfo::new(self.shape, x[0].dtype())])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
+        for_real!(call, T => self.run::<T>(&call.x(0)?, &call.x(1)?, &mut call.y(0)?))
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        self.run_gpu(gpu, x[0], x[1], y[0])
+    }
+}
+
+impl Derivative for BatchedMatmul {
+    fn saves(&self, needs: &[bool]) -> Saves {
+        Saves::default().and_operand_if(needs[1], 0).and_operand_if(needs[0], 1)
+    }
+
+    /// With A = op(a), B = op(b): dA = g Bᵀ, dB = Aᵀ g, transposed back where the operand was.
+    fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients> {
+        let (transpose_a, transpose_b) = self.transpose;
+        let da = needs[0].then(|| {
+            let b = saved.operand(1);
+            let da = match transpose_a {
+                false => dy.matmul_transposed(b, false, !transpose_b)?,
+                true => b.matmul_transposed(&dy, transpose_b, true)?,
+            };
+            da.sum_to(saved.shape(0))
+        });
+        let db = needs[1].then(|| {
+            let a = saved.operand(0);
+            let db = match transpose_b {
+                false => a.matmul_transposed(&dy, !transpose_a, false)?,
+                true => dy.matmul_transposed(a, true, transpose_a)?,
+            };
+            db.sum_to(saved.shape(1))
+        });
+        Ok(vec![da.transpose()?, db.transpose()?])
     }
 }

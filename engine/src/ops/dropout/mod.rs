@@ -1,7 +1,12 @@
 //! Stochastic regularisation: dropout, stochastic depth (drop path) and DropBlock. The caller provides the randomness.
-use super::gpu::OnGpu;
+pub(crate) mod cpu;
+pub(crate) mod cuda;
+
+use crate::autograd::{Derivative, Gradients, Saved, Saves};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
 use crate::random::RngStream;
-use crate::{Collective, DType, Error, Pool2dOptions, Reduction, Result, Tensor, cpu, cuda};
+use crate::{Collective, DType, Element, Error, Pool2dOptions, Reduction, Result, Tensor};
 use std::sync::Arc;
 
 /// Random numbers of a mask of dropout: number `i` of a stream for element `i`. The tensors are read on the device: every replay of
@@ -46,46 +51,8 @@ impl Tensor {
                 ));
             }
         }
-        let y = self.dropout_forward(&operands, drop_prob, rng)?;
-        Ok(y.with_composed_backward("dropout", &[self], || {
-            let rng = rng.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.dropout(drop_prob, &rng)?)])
-        }))
-    }
-
-    fn dropout_forward(
-        &self,
-        operands: &[(&'static str, &Tensor)],
-        drop_prob: f64,
-        rng: &MaskRng,
-    ) -> Result<Tensor> {
-        let (keep_prob, factor) = (1.0 - drop_prob, scale_of_kept(drop_prob));
-        let MaskRng { stream, step, rows } = rng;
-        if let Some(on) = OnGpu::of("dropout", operands)? {
-            let (step, rows) =
-                (step.as_ref().map(Tensor::device_view), rows.as_ref().map(Tensor::device_view));
-            let (step, rows) =
-                (step.as_ref().map(|step| step.slice()), rows.as_ref().map(|rows| rows.slice()));
-            let x = self.device_view();
-            return on.build(*self.shape(), self.dtype(), |y| {
-                cuda::dropout::forward(&on.gpu, x.slice(), stream, step, rows, keep_prob, factor, y)
-            });
-        }
-        let stream = match step {
-            Some(step) => stream.skip_samples(step.read::<i64>()?[0] as u64),
-            None => stream.clone(),
-        };
-        if self.is_half_on_cpu() {
-            let rng = MaskRng { rows: rows.clone(), ..MaskRng::new(stream) };
-            return self.detach().widened()?.dropout(drop_prob, &rng)?.rounded_as(self);
-        }
-        let rows = rows.as_ref().map(|rows| rows.read::<i64>()).transpose()?;
-        dispatch_real!("dropout", [("x", self)], T => {
-            let (x, factor) = (self.read::<T>()?, <T as crate::Element>::from_f64(factor));
-            Tensor::build(*self.shape(), |y: &mut [T]| {
-                cpu::dropout::forward(&x, &stream, rows.as_deref(), keep_prob, factor, y);
-            })
-        })
+        let operands: Vec<&Tensor> = operands.iter().map(|(_, t)| *t).collect();
+        apply(Dropout { drop_prob, stream: rng.stream.clone(), has_step: rng.step.is_some() }, &operands)
     }
 
     /// Stochastic depth (Huang et al., 2016): sample `i` of the batch is multiplied by `keep[i]` (1 or 0), and by
@@ -161,6 +128,65 @@ impl Tensor {
         }
         let factor = all.div(&kept.affine(1.0, 1e-7)?)?;
         self.mul(&wide.mul(&factor)?.to_dtype(self.dtype())?)
+    }
+}
+
+/// Elements times `1 / (1 - drop_prob)`, or 0. Operands: x, and the step and the rows of the random numbers if there are any.
+#[derive(Clone)]
+struct Dropout {
+    drop_prob: f64,
+    stream: RngStream,
+    has_step: bool,
+}
+
+impl Dropout {
+    /// The step and the rows among the operands.
+    fn rng<T: Copy>(&self, operands: &[T]) -> [Option<T>; 2] {
+        let rows = 1 + usize::from(self.has_step);
+        [self.has_step.then(|| operands[1]), operands.get(rows).copied()]
+    }
+}
+
+impl Op for Dropout {
+    fn spec(&self) -> Spec {
+        let operands: &[&str] = if self.has_step { &["x", "step", "rows"] } else { &["x", "rows"] };
+        Spec::new("dropout", operands).mixed_dtypes()
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        Ok(vec![TensorInfo::of(x[0])])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
+        let [step, rows] = self.rng(&(0..call.operands()).collect::<Vec<_>>());
+        let step = step.map(|i| call.x::<i64>(i)).transpose()?;
+        let stream = step.map_or(self.stream.clone(), |step| self.stream.skip_samples(step[0] as u64));
+        let rows = rows.map(|i| call.x::<i64>(i)).transpose()?;
+        let (keep_prob, factor) = (1.0 - self.drop_prob, scale_of_kept(self.drop_prob));
+        for_real!(call, T => {
+            let factor = <T as Element>::from_f64(factor);
+            cpu::forward::<T>(&call.x(0)?, &stream, rows.as_deref(), keep_prob, factor, &mut call.y(0)?);
+        })
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        let [step, rows] = self.rng(x);
+        let (keep_prob, factor) = (1.0 - self.drop_prob, scale_of_kept(self.drop_prob));
+        cuda::forward(gpu, x[0], &self.stream, step, rows, keep_prob, factor, y[0])
+    }
+}
+
+impl Derivative for Dropout {
+    fn saves(&self, needs: &[bool]) -> Saves {
+        Saves::operands(&(1..needs.len()).collect::<Vec<_>>())
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients> {
+        let operands: Vec<&Tensor> =
+            [&dy].into_iter().chain((1..needs.len()).map(|i| saved.operand(i))).collect();
+        let mut grads = vec![None; needs.len()];
+        grads[0] = Some(apply(self.clone(), &operands)?);
+        Ok(grads)
     }
 }
 
