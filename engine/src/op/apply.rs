@@ -68,6 +68,7 @@ pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
     let results = op.results(x).map_err(|mismatch| match mismatch {
         Mismatch::Shape(why) => Error::shape(op.spec().name, &named(op, x), why),
         Mismatch::DType(accepted) => Error::dtype(op.spec().name, &named(op, x), accepted),
+        Mismatch::Error(error) => error,
     })?;
     match device {
         Device::Cpu => on_cpu(op, x, &results),

@@ -11,7 +11,7 @@ pub(crate) use apply::{apply, apply_all, composed_backward, compute, gradients, 
 pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored};
 
 use crate::cuda::{self, DeviceSlice, Gpu};
-use crate::{DType, Result, Shape, Tensor};
+use crate::{DType, Error, IntoShape, Shape, Tensor};
 use std::sync::Arc;
 
 /// An operation: its results, and a kernel for each device.
@@ -24,7 +24,7 @@ pub(crate) trait Op: Send + Sync {
     fn results(&self, x: &[&Tensor]) -> Infos;
 
     /// Computes the results on the CPU. They have arbitrary content before.
-    fn cpu(&self, call: &CpuCall) -> Result<()>;
+    fn cpu(&self, call: &CpuCall) -> crate::Result<()>;
 
     /// Queues the kernels that compute the results `y`.
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()>;
@@ -73,7 +73,7 @@ enum DTypes {
 }
 
 /// The results that an operation declares.
-pub(crate) type Infos = std::result::Result<Vec<TensorInfo>, Mismatch>;
+pub(crate) type Infos = Result<Vec<TensorInfo>, Mismatch>;
 
 /// Shape and dtype of a result.
 #[derive(Clone, Copy, Debug)]
@@ -83,13 +83,18 @@ pub(crate) struct TensorInfo {
 }
 
 impl TensorInfo {
-    pub(crate) fn new(shape: impl Into<Shape>, dtype: DType) -> TensorInfo {
-        TensorInfo { shape: shape.into(), dtype }
+    pub(crate) fn new(shape: impl IntoShape, dtype: DType) -> Result<TensorInfo, Mismatch> {
+        Ok(TensorInfo { shape: shape.into_shape().map_err(Mismatch::Error)?, dtype })
     }
 
     /// Shape and dtype of a tensor.
     pub(crate) fn of(t: &Tensor) -> TensorInfo {
-        TensorInfo::new(*t.shape(), t.dtype())
+        TensorInfo { shape: *t.shape(), dtype: t.dtype() }
+    }
+
+    /// The same dtype with another shape.
+    pub(crate) fn with_shape(self, shape: Shape) -> TensorInfo {
+        TensorInfo { shape, ..self }
     }
 }
 
@@ -100,6 +105,14 @@ pub(crate) enum Mismatch {
     Shape(String),
     /// A dtype is not supported; the accepted dtypes.
     DType(&'static str),
+    /// The shape of a result does not fit.
+    Error(Error),
+}
+
+impl From<Error> for Mismatch {
+    fn from(error: Error) -> Mismatch {
+        Mismatch::Error(error)
+    }
 }
 
 impl From<String> for Mismatch {
@@ -115,7 +128,7 @@ impl From<&str> for Mismatch {
 }
 
 /// Errors unless parameters have the dtype of x or, if it is f16 or bf16, are all f32.
-pub(crate) fn check_parameters(x: &Tensor, parameters: &[&Tensor]) -> std::result::Result<(), Mismatch> {
+pub(crate) fn check_parameters(x: &Tensor, parameters: &[&Tensor]) -> Result<(), Mismatch> {
     let all = |dtype: DType| parameters.iter().all(|t| t.dtype() == dtype);
     if all(x.dtype()) || (x.dtype().is_half() && all(DType::F32)) {
         return Ok(());

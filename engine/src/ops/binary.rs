@@ -1,5 +1,5 @@
 //! Elementwise operations of two tensors, with broadcasting. Both operands have the same dtype: f32, f16, bf16, or f64 on the CPU.
-use super::expand::broadcast_steps;
+use super::shape::broadcast_steps;
 use super::gpu::OnGpu;
 use crate::autograd::is_tracked;
 use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};

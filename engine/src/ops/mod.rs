@@ -87,11 +87,9 @@ macro_rules! dispatch_stored {
 mod activation;
 mod batch_norm;
 mod binary;
-mod cast;
 mod conv2d;
 mod conv_norm;
 pub(crate) mod dropout;
-mod expand;
 mod fuse;
 mod gpu;
 #[cfg(test)]
@@ -103,13 +101,10 @@ pub(crate) mod loss;
 pub(crate) mod norm;
 mod optimizer;
 mod pack;
-mod permute;
 pub(crate) mod pool;
 mod prepare;
 pub(crate) mod reduce;
-mod reshape;
-mod slice;
-mod to_device;
+pub(crate) mod shape;
 mod unary;
 mod update_state;
 
@@ -117,7 +112,7 @@ pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv2d::Conv2dOptions;
 pub use dropout::MaskRng;
 #[cfg(test)]
-pub(crate) use expand::broadcast_steps;
+pub(crate) use shape::broadcast_steps;
 pub use linear::AttentionMask;
 pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};

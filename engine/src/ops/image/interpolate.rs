@@ -41,7 +41,7 @@ impl Op for Resample {
     fn results(&self, x: &[&Tensor]) -> Infos {
         let size = [self.vertical.rows().len(), self.horizontal.rows().len()];
         let shape = [x[0].dims()[0], size[0], size[1], self.channels];
-        Ok(vec![TensorInfo::new(shape, x[0].dtype())])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

@@ -47,7 +47,7 @@ impl Op for NormalizeBytes<'_> {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(*x[0].shape(), self.dtype)])
+        Ok(vec![TensorInfo::new(*x[0].shape(), self.dtype)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

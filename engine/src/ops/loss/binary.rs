@@ -40,7 +40,7 @@ impl Op for BinaryCrossEntropy {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new((), x[0].dtype())])
+        Ok(vec![TensorInfo::new((), x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

@@ -76,8 +76,10 @@ impl Op for CrossEntropy {
             return Err(Mismatch::DType("class indices of i64"));
         }
         let dtype = wide(x[0].dtype());
-        let mut results = vec![TensorInfo::new((), dtype), TensorInfo::new([n], dtype)];
-        results.extend(self.k.map(|_| TensorInfo::new([2], DType::I64)));
+        let mut results = vec![TensorInfo::new((), dtype)?, TensorInfo::new([n], dtype)?];
+        if self.k.is_some() {
+            results.push(TensorInfo::new([2], DType::I64)?);
+        }
         Ok(results)
     }
 

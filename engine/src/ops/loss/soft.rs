@@ -48,8 +48,10 @@ impl Op for SoftCrossEntropy {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let dtype = wide(x[0].dtype());
-        let mut results = vec![TensorInfo::new((), dtype), TensorInfo::new([2, self.rows], dtype)];
-        results.extend(self.k.map(|_| TensorInfo::new([2], DType::I64)));
+        let mut results = vec![TensorInfo::new((), dtype)?, TensorInfo::new([2, self.rows], dtype)?];
+        if self.k.is_some() {
+            results.push(TensorInfo::new([2], DType::I64)?);
+        }
         Ok(results)
     }
 

@@ -44,7 +44,7 @@ impl Op for GroupNormOp {
         check_parameters(x[0], &x[1..])?;
         // The CPU merges in f64.
         let dtype = if x[0].device() == Device::Cpu { DType::F64 } else { DType::F32 };
-        Ok(vec![TensorInfo::of(x[0]), TensorInfo::new([self.images, self.norm.groups, 2], dtype)])
+        Ok(vec![TensorInfo::of(x[0]), TensorInfo::new([self.images, self.norm.groups, 2], dtype)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

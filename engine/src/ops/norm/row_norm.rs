@@ -62,7 +62,7 @@ impl Op for RowNormOp {
         if n == 0 || x[1..].iter().any(|t| t.dims() != [n]) {
             return Err("x must be [..., c], weight and bias [c]".into());
         }
-        Ok(vec![TensorInfo::of(x[0]), TensorInfo::new([x[0].numel() / n, 2], wide(x[0].dtype()))])
+        Ok(vec![TensorInfo::of(x[0]), TensorInfo::new([x[0].numel() / n, 2], wide(x[0].dtype()))?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -111,9 +111,11 @@ impl Op for RowNormGrad {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        let input = self.input.then(|| TensorInfo::of(x[0]));
-        let parameters = self.parameters.iter().flatten().map(|dtype| TensorInfo::new([self.norm.n], *dtype));
-        Ok(input.into_iter().chain(parameters).collect())
+        let mut results: Vec<TensorInfo> = self.input.then(|| TensorInfo::of(x[0])).into_iter().collect();
+        for dtype in self.parameters.iter().flatten() {
+            results.push(TensorInfo::new([self.norm.n], *dtype)?);
+        }
+        Ok(results)
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

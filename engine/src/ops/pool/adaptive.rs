@@ -73,7 +73,7 @@ impl Op for AdaptiveAvgPool {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let shape = if self.transposed { self.shape.input() } else { self.shape.output() };
-        Ok(vec![TensorInfo::new(shape, x[0].dtype())])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -111,7 +111,7 @@ impl Op for AdaptiveMaxPool {
             return Err("an image must have less than 2^24 pixels".into());
         }
         let shape = self.0.output();
-        Ok(vec![TensorInfo::new(shape, x[0].dtype()), TensorInfo::new(shape, DType::F32)])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?, TensorInfo::new(shape, DType::F32)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -149,7 +149,7 @@ impl Op for AtMaxima {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let shape = if self.picks { self.shape.output() } else { self.shape.input() };
-        Ok(vec![TensorInfo::new(shape, x[0].dtype())])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

@@ -39,7 +39,7 @@ impl Op for AvgPool {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let shape = if self.transposed { self.shape.input() } else { self.shape.output() };
-        Ok(vec![TensorInfo::new(shape, x[0].dtype())])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

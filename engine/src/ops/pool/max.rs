@@ -38,7 +38,7 @@ impl Op for MaxPool {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let shape = self.0.output();
-        Ok(vec![TensorInfo::new(shape, x[0].dtype()), TensorInfo::new(shape, DType::U8)])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?, TensorInfo::new(shape, DType::U8)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -74,7 +74,7 @@ impl Op for AtMaxima {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let shape = if self.picks { self.shape.output() } else { self.shape.input() };
-        Ok(vec![TensorInfo::new(shape, x[0].dtype())])
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

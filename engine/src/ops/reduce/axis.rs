@@ -19,7 +19,7 @@ impl Tensor {
                 format!("axes {axes:?} must exist and be distinct"),
             ));
         }
-        Ok(axes.iter().fold(*self.shape(), |s, a| s.with(*a, 1)))
+        Ok(axes.iter().fold(*self.shape(), |s, a| s.reduced(*a)))
     }
 }
 
@@ -37,12 +37,12 @@ impl ReducedAxes {
             return self.kept(shape);
         }
         let dims = shape.dims().iter().enumerate().filter(|(a, _)| !self.axes.contains(a)).map(|(_, d)| *d);
-        Shape::new(&dims.collect::<Vec<_>>())
+        Shape::must_fit(&dims.collect::<Vec<_>>())
     }
 
     /// The shape with the axes reduced to extent 1.
     pub(super) fn kept(&self, shape: &Shape) -> Shape {
-        self.axes.iter().fold(*shape, |s, a| s.with(*a, 1))
+        self.axes.iter().fold(*shape, |s, a| s.reduced(*a))
     }
 }
 

@@ -50,7 +50,7 @@ impl Tensor {
                 format!("axis {axis} has fewer than {k} elements"),
             ));
         }
-        let (lines, shape) = (Lines::new(self.shape(), axis), self.shape().with(axis, k));
+        let (lines, shape) = (Lines::new(self.shape(), axis), self.shape().with(axis, k)?);
         let index = compute(&TopK { lines, shape, k, smallest }, &[self])?;
         Ok((self.gather_unchecked(axis, &index)?, index))
     }
@@ -60,7 +60,7 @@ impl Tensor {
         if self.dims()[axis] == 0 {
             return Err(Error::shape(name, &[("x", self)], format!("axis {axis} is empty")));
         }
-        let (lines, shape) = (Lines::new(self.shape(), axis), self.shape().with(axis, 1));
+        let (lines, shape) = (Lines::new(self.shape(), axis), self.shape().reduced(axis));
         compute(&ArgExtremum { name, lines, shape, smallest }, &[self])
     }
 
@@ -94,7 +94,7 @@ impl Op for TopK {
     }
 
     fn results(&self, _: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(self.shape, DType::I64)])
+        Ok(vec![TensorInfo::new(self.shape, DType::I64)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -123,7 +123,7 @@ impl Op for ArgExtremum {
     }
 
     fn results(&self, _: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(self.shape, DType::I64)])
+        Ok(vec![TensorInfo::new(self.shape, DType::I64)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -150,7 +150,7 @@ impl Extremum {
         let mut shape = self.from;
         let line = |axis: &usize| {
             let lines = Lines::new(&shape, *axis);
-            shape = shape.with(*axis, 1);
+            shape = shape.reduced(*axis);
             lines
         };
         self.axes.axes.iter().map(line).collect()
@@ -163,7 +163,7 @@ impl Op for Extremum {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(self.axes.of(&self.from), x[0].dtype())])
+        Ok(vec![TensorInfo::new(self.axes.of(&self.from), x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

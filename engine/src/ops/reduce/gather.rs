@@ -16,7 +16,7 @@ impl Tensor {
             return Err(Error::dtype("gather", &operands, "an index of i64"));
         }
         let k = index.dims().get(axis).copied().unwrap_or_default();
-        if *index.shape() != self.shape().with(axis, k) {
+        if *index.shape() != self.shape().with(axis, k)? {
             return Err(Error::shape(
                 "gather",
                 &operands,
@@ -71,7 +71,7 @@ impl Op for Gather {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(if self.scatters { self.x } else { self.index }, x[0].dtype())])
+        Ok(vec![TensorInfo::new(if self.scatters { self.x } else { self.index }, x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -116,7 +116,7 @@ impl Op for OneHot {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let dims: Vec<usize> = x[0].dims().iter().copied().chain([self.classes]).collect();
-        Ok(vec![TensorInfo::new(dims, self.dtype)])
+        Ok(vec![TensorInfo::new(dims, self.dtype)?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

@@ -33,7 +33,7 @@ impl Op for Prod {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(self.from.without(self.axis), x[0].dtype())])
+        Ok(vec![TensorInfo::new(self.from.without(self.axis), x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {

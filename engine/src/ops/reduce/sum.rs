@@ -53,7 +53,7 @@ impl Op for Sum {
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {
-        Ok(vec![TensorInfo::new(self.axes.of(&self.from), x[0].dtype())])
+        Ok(vec![TensorInfo::new(self.axes.of(&self.from), x[0].dtype())?])
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -107,7 +107,7 @@ fn passes(shape: &Shape, axes: &[usize]) -> Vec<[usize; 3]> {
         }
         let extent = |axes: &[usize]| axes.iter().product::<usize>();
         passes.push([extent(&dims[..first]), extent(&dims[first..=last]), extent(&dims[last + 1..])]);
-        dims = (first..=last).fold(dims, |s, axis| s.with(axis, 1));
+        dims = (first..=last).fold(dims, |s, axis| s.reduced(axis));
     }
     passes
 }

@@ -1,6 +1,6 @@
 //! Broadcast copy.
-use super::binary::BroadcastLayout;
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::binary::BroadcastLayout;
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::Element;
 
 /// Copies `x` to `y` with broadcasting. `x` is the first operand of `layout`.

@@ -1,5 +1,5 @@
 //! Copy of a rectangular block between dense tensors.
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Element, Shape};
 
 /// Copies a block of extents `block` from `x` at `from` to `y` at `to`, row by row.

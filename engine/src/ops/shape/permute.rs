@@ -1,6 +1,10 @@
 //! Permutation of axes, and conversion between channels-last and NCHW.
-use super::gpu::OnGpu;
-use crate::{Error, Result, Shape, Tensor, cpu, cuda};
+use super::cpu;
+use crate::autograd::{Derivative, Gradients, Saved};
+use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any};
+use crate::{Error, Result, Shape, Tensor};
+use std::sync::Arc;
 
 impl Tensor {
     /// Axis `a` of the result is axis `axes[a]` of this tensor; a dense copy. Any dtype.
@@ -14,21 +18,7 @@ impl Tensor {
                 format!("axes {axes:?} must contain each axis once"),
             ));
         }
-        let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
-        let y = match OnGpu::of_any("permute", &[("self", self)])? {
-            Some(on) => on.build(shape, self.dtype(), |y| {
-                cuda::copy::permute(&on.gpu, self.device_view().slice(), self.shape(), axes, y)
-            }),
-            None => dispatch_any!(self.dtype(), T => {
-                let x = self.read::<T>()?;
-                Tensor::build(shape, |y: &mut [T]| cpu::permute::permute(&x, self.shape(), axes, y))
-            }),
-        }?;
-        Ok(y.with_composed_backward("permute", &[self], || {
-            let mut inverse = vec![0; axes.len()];
-            axes.iter().enumerate().for_each(|(to, from)| inverse[*from] = to);
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.permute(&inverse)?)])
-        }))
+        apply(Permute { from: *self.shape(), axes: axes.to_vec() }, &[self])
     }
 
     /// Swaps the last two axes; a dense copy. Any dtype.
@@ -59,5 +49,38 @@ impl Tensor {
             return Ok(());
         }
         Err(Error::shape(op, &[("self", self)], "needs four axes"))
+    }
+}
+
+/// A permuted copy.
+struct Permute {
+    from: Shape,
+    axes: Vec<usize>,
+}
+
+impl Op for Permute {
+    fn spec(&self) -> Spec {
+        Spec::new("permute", &["self"]).any_dtype()
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        let dims: Vec<usize> = self.axes.iter().map(|a| self.from[*a]).collect();
+        Ok(vec![TensorInfo::new(dims, x[0].dtype())?])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
+        for_any!(call, T => cpu::permute::permute::<T>(&call.x(0)?, &self.from, &self.axes, &mut call.y(0)?))
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        cuda::copy::permute(gpu, x[0], &self.from, &self.axes, y[0])
+    }
+}
+
+impl Derivative for Permute {
+    fn backward(&self, _: &Saved, dy: Tensor, _: &[bool]) -> Result<Gradients> {
+        let mut inverse = vec![0; self.axes.len()];
+        self.axes.iter().enumerate().for_each(|(to, from)| inverse[*from] = to);
+        Ok(vec![Some(dy.permute(&inverse)?)])
     }
 }

@@ -1,8 +1,13 @@
 //! Casts between dtypes, and the autocast cache of variables.
-use super::gpu::OnGpu;
 use crate::autograd::{AutogradMeta, Derivative, Gradients, Saved};
-use crate::cpu::parallel::for_each_piece;
-use crate::{DType, Error, Result, Tensor, cpu, cuda};
+use crate::cpu::{self, parallel::for_each_piece};
+use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any, with_derivative};
+use crate::ops::dispatch_any;
+use crate::{DType, Device, Error, Result, Tensor};
+use std::sync::Arc;
+
+const NAME: &str = "to_dtype";
 
 impl Tensor {
     /// Casts to another dtype: rounds to nearest even between floats, truncates towards zero and saturates into integers. Any dtype; f64
@@ -11,22 +16,10 @@ impl Tensor {
         if dtype == self.dtype() {
             return Ok(self.clone());
         }
-        let operands = [("x", self)];
-        let y = match OnGpu::of_any("to_dtype", &operands)? {
-            Some(_) if self.dtype() == DType::F64 || dtype == DType::F64 => {
-                Err(Error::dtype("to_dtype", &operands, "every dtype but f64 on a GPU"))
-            }
-            Some(on) => {
-                on.build(*self.shape(), dtype, |y| cuda::unary::cast(&on.gpu, self.device_view().slice(), y))
-            }
-            None => dispatch_any!(self.dtype(), From => {
-                let x = self.read::<From>()?;
-                dispatch_any!(dtype, To => Tensor::build(*self.shape(), |y: &mut [To]| {
-                    for_each_piece(y, |start, y| cpu::cast::cast(&x[start..start + y.len()], y))
-                }))
-            }),
-        }?;
-        Ok(self.with_cast(y))
+        if self.device() != Device::Cpu && (self.dtype() == DType::F64 || dtype == DType::F64) {
+            return Err(Error::dtype("to_dtype", &[("x", self)], "every dtype but f64 on a GPU"));
+        }
+        apply(Cast(dtype), &[self])
     }
 
     /// Casts to another float dtype, as [`Tensor::to_dtype`], for layers in mixed precision. The cast of a variable is cached until the
@@ -50,7 +43,7 @@ impl Tensor {
         };
         *slot = Some((copy.clone(), version));
         drop(slot);
-        Ok(self.with_cast(copy))
+        Ok(with_derivative(NAME, &[self], copy, Cast(dtype)))
     }
 
     /// The cast that [`Tensor::cached_cast`] keeps, for an optimizer update to write together with the elements.
@@ -67,18 +60,33 @@ impl Tensor {
             *of = self.version();
         }
     }
-
-    /// `y`, the cast of this tensor, in the graph.
-    fn with_cast(&self, y: Tensor) -> Tensor {
-        match y.dtype().is_float() {
-            true => crate::op::with_derivative("to_dtype", &[self], y, Cast),
-            false => y,
-        }
-    }
 }
 
-/// Derivative of a cast: the gradient cast back.
-struct Cast;
+/// A cast to a dtype; its gradient is cast back.
+struct Cast(DType);
+
+impl Op for Cast {
+    fn spec(&self) -> Spec {
+        Spec::new(NAME, &["x"]).any_dtype()
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        Ok(vec![TensorInfo { dtype: self.0, ..TensorInfo::of(x[0]) }])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
+        for_any!(call, From => {
+            let x = call.x::<From>(0)?;
+            dispatch_any!(self.0, To => for_each_piece(&mut call.y::<To>(0)?, |start, y| {
+                cpu::cast::cast(&x[start..start + y.len()], y)
+            }))
+        })
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        cuda::unary::cast(gpu, x[0], y[0])
+    }
+}
 
 impl Derivative for Cast {
     fn backward(&self, saved: &Saved, dy: Tensor, _: &[bool]) -> Result<Gradients> {

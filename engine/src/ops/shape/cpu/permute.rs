@@ -1,5 +1,5 @@
 //! Permutation of axes.
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::{Element, Shape};
 
 /// Permutes the axes of `x` of shape `from`: axis `a` of `y` is axis `axes[a]` of `x`.

@@ -1,10 +1,12 @@
 //! Views of the same elements with another shape.
-use crate::{Error, Result, Shape, Tensor};
+use crate::autograd::{Derivative, Gradients, Saved};
+use crate::op::with_derivative;
+use crate::{Error, IntoShape, Result, Tensor};
 
 impl Tensor {
     /// A view with another shape of as many elements, row-major. No copy. Any dtype.
-    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn reshape(&self, shape: impl IntoShape) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if shape.numel() != self.numel() {
             return Err(Error::shape(
                 "reshape",
@@ -12,10 +14,7 @@ impl Tensor {
                 format!("shape {shape} has {} elements, not {}", shape.numel(), self.numel()),
             ));
         }
-        let from = *self.shape();
-        Ok(self.view(0, shape).with_composed_backward("reshape", &[self], || {
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(grad.reshape(from)?)])
-        }))
+        Ok(with_derivative("reshape", &[self], self.view(0, shape), Reshape))
     }
 
     /// Flattens all axes from `axis` on: `[N, H, W, C]` becomes `[N, H*W*C]` for `axis` 1. No copy. Any dtype.
@@ -26,5 +25,13 @@ impl Tensor {
         let mut dims = self.dims()[..axis].to_vec();
         dims.push(self.dims()[axis..].iter().product());
         self.reshape(dims)
+    }
+}
+
+struct Reshape;
+
+impl Derivative for Reshape {
+    fn backward(&self, saved: &Saved, dy: Tensor, _: &[bool]) -> Result<Gradients> {
+        Ok(vec![Some(dy.reshape(saved.shape(0))?)])
     }
 }
