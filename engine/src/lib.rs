@@ -45,7 +45,7 @@ pub use ops::{GradClip, GradientRule, LossScaling, PendingUpdateStats};
 pub use ops::{UpdateOperands, UpdateState, UpdateStats, pack, update};
 pub use pool_shape::Pool2dOptions;
 pub use resampling::Interpolation;
-pub use shape::{MAX_RANK, Shape};
+pub use shape::{IntoShape, MAX_NUMEL, MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
 pub use storage::{ReadGuard, WriteGuard};
 pub use tensor::Tensor;

@@ -1,7 +1,7 @@
 //! Soft-target and binary cross entropy (`kernels/cu/soft_cross_entropy.cu`). The binary loss and its gradient are scalars of x's dtype.
 use super::channels::{THREADS, is_long, pack, row_grid};
 use super::cross_entropy::{TopKCounts, mean_loss};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::DType;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(crate) fn soft_forward(
     let classes = x.len / rows;
     mean_loss(gpu, rows, loss, counts, |losses, ranks| {
         let (ranks, long) = (KernelArg::optional(ranks), i32::from(is_long(classes)));
-        let args = args![x, target, losses, saved, ranks, rows, classes as i32, long];
+        let args = args![x, target, losses, saved, ranks, rows, int(classes), long];
         gpu.launch(Kernel::new(MODULE, "soft_cross_entropy_fwd").of(x.dtype), row_grid(rows, classes), args)
     })
 }
@@ -33,7 +33,7 @@ pub(crate) fn soft_backward(
     dx: DeviceSlice,
 ) -> Result<()> {
     let rows = saved.len / 2;
-    let args = args![x, target, saved, grad, dx, rows, (x.len / rows) as i32];
+    let args = args![x, target, saved, grad, dx, rows, int(x.len / rows)];
     // No reduction over rows: a warp per row, whatever its length.
     gpu.launch(Kernel::new(MODULE, "soft_cross_entropy_bwd").of(x.dtype), row_grid(rows, 1), args)
 }

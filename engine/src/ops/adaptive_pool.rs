@@ -216,5 +216,5 @@ fn scatter_to_argmax(pool: &AdaptivePool, pixel: &[u32], dy: &Tensor) -> Result<
     let windows = [n, out[0] * out[1], c];
     let pixel = pixel.iter().map(|p| i64::from(*p)).collect();
     let pixel = Tensor::from_vec(pixel, windows)?.to_device(&dy.device())?;
-    dy.reshape(windows)?.scatter_add(1, &pixel, [n, h * w, c].into())?.reshape([n, h, w, c])
+    dy.reshape(windows)?.scatter_add(1, &pixel, [n, h * w, c])?.reshape([n, h, w, c])
 }

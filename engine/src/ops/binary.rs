@@ -149,7 +149,7 @@ impl Tensor {
     fn binary<F: BinaryFn>(&self, op: &'static str, other: &Tensor) -> Result<Tensor> {
         let operands = [("self", self), ("other", other)];
         super::same_dtype(op, &operands)?;
-        let Some(shape) = self.shape().broadcast(other.shape()) else {
+        let Some(shape) = self.shape().broadcast(other.shape())? else {
             return Err(Error::shape(op, &operands, "the shapes do not broadcast"));
         };
         let steps = |t: &Tensor| broadcast_steps(t.shape(), &shape);

@@ -127,7 +127,7 @@ impl Tensor {
         let &[_, h, w, c] = self.dims() else {
             return Err(Error::shape("drop_block", &operands, "x must be [n, h, w, c]"));
         };
-        let fits = *seeds.shape() == self.shape().with(3, 1) || *seeds.shape() == self.shape().with(3, c);
+        let fits = *seeds.shape() == self.shape().reduced(3) || *seeds.shape() == self.shape().with(3, c)?;
         if !fits || block_size == 0 {
             return Err(Error::shape(
                 "drop_block",

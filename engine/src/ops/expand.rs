@@ -1,16 +1,16 @@
 //! Broadcasting to a shape, and its gradient, the sum over broadcast axes.
 use super::gpu::OnGpu;
 use crate::cpu::binary::BroadcastLayout;
-use crate::{Error, Result, Shape, Tensor, cpu, cuda};
+use crate::{Error, IntoShape, Result, Shape, Tensor, cpu, cuda};
 
 impl Tensor {
     /// Broadcasts to `shape` by NumPy's rule, as a dense copy. Any dtype.
-    pub fn expand(&self, shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn expand(&self, shape: impl IntoShape) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if shape == *self.shape() {
             return Ok(self.clone());
         }
-        if self.shape().broadcast(&shape) != Some(shape) {
+        if self.shape().broadcast(&shape)? != Some(shape) {
             return Err(Error::shape("expand", &[("x", self)], format!("does not broadcast to {shape}")));
         }
         let steps = broadcast_steps(self.shape(), &shape);
@@ -30,13 +30,13 @@ impl Tensor {
     }
 
     /// Sums over the axes that broadcasting from `shape` repeats: the gradient of [`Tensor::expand`]. f32, f16, bf16; f64 on the CPU.
-    pub fn sum_to(&self, shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn sum_to(&self, shape: impl IntoShape) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if shape == *self.shape() {
             return Ok(self.clone());
         }
         let lead = self.rank() - shape.rank().min(self.rank());
-        if shape.broadcast(self.shape()) != Some(*self.shape()) {
+        if shape.broadcast(self.shape())? != Some(*self.shape()) {
             return Err(Error::shape(
                 "sum_to",
                 &[("x", self)],

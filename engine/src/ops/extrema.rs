@@ -2,7 +2,7 @@
 use super::gpu::OnGpu;
 use crate::cpu::lines::{self, Lines};
 use crate::cuda::lines::SortOrder;
-use crate::{DType, Error, Result, Shape, Tensor, cuda};
+use crate::{DType, Error, IntoShape, Result, Tensor, cuda};
 
 impl Tensor {
     /// Maximum over the given axes; the gradient is divided evenly among equal maxima, as in PyTorch's `amax`. f32, f16, bf16; f64 on the
@@ -51,7 +51,7 @@ impl Tensor {
             return Ok((values.rounded_as(self)?, index));
         }
         let lines = Lines::new(self.shape(), axis);
-        let shape = self.shape().with(axis, k);
+        let shape = self.shape().with(axis, k)?;
         let index = match OnGpu::of("top_k", &[("x", self)])? {
             Some(on) => on.build(shape, DType::I64, |index| {
                 // NaN counts as the largest value.
@@ -80,7 +80,7 @@ impl Tensor {
         }
         let lines = Lines::new(self.shape(), axis);
         if let Some(on) = OnGpu::of(op, &[("x", self)])? {
-            return on.build(self.shape().with(axis, 1), DType::I64, |index| {
+            return on.build(self.shape().reduced(axis), DType::I64, |index| {
                 let order = SortOrder { smallest, nan_first: true };
                 cuda::lines::top_k(&on.gpu, lines, self.device_view().slice(), 1, order, None, Some(index))
             });
@@ -88,7 +88,7 @@ impl Tensor {
         let wide = self.widened()?;
         dispatch_real!(op, [("x", &wide)], T => {
             let x = wide.read::<T>()?;
-            Tensor::build(self.shape().with(axis, 1), |i: &mut [i64]| lines::arg_extreme(lines, &x, smallest, i))
+            Tensor::build(self.shape().reduced(axis), |i: &mut [i64]| lines::arg_extreme(lines, &x, smallest, i))
         })
     }
 
@@ -109,7 +109,7 @@ impl Tensor {
             if lines.n == 0 {
                 return Err(Error::shape(op, &[("x", self)], format!("axis {axis} is empty")));
             }
-            let shape = y.shape().with(*axis, 1);
+            let shape = y.shape().reduced(*axis);
             y = match OnGpu::of(op, &[("x", self)])? {
                 Some(on) => on.build(shape, self.dtype(), |out| {
                     let order = SortOrder { smallest, nan_first: true };
@@ -147,7 +147,7 @@ impl Tensor {
             return Err(Error::dtype("gather", &operands, "an index of i64"));
         }
         let k = index.dims().get(axis).copied().unwrap_or_default();
-        if *index.shape() != self.shape().with(axis, k) {
+        if *index.shape() != self.shape().with(axis, k)? {
             return Err(Error::shape(
                 "gather",
                 &operands,
@@ -191,7 +191,8 @@ impl Tensor {
     }
 
     /// The gradient of [`Tensor::gather`] for an x of shape `to`: adds each element at the index it was gathered from.
-    pub(super) fn scatter_add(&self, axis: usize, index: &Tensor, to: Shape) -> Result<Tensor> {
+    pub(super) fn scatter_add(&self, axis: usize, index: &Tensor, to: impl IntoShape) -> Result<Tensor> {
+        let to = to.into_shape()?;
         if self.is_half_on_cpu() {
             return self.widened()?.scatter_add(axis, index, to)?.rounded_as(self);
         }

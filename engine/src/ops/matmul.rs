@@ -103,9 +103,9 @@ impl BatchedMatmul {
         let ((a_rows, a_cols), (b_rows, b_cols)) = (matrix(a), matrix(b));
         let (m, k) = if transpose_a { (a_cols, a_rows) } else { (a_rows, a_cols) };
         let (k_b, n) = if transpose_b { (b_cols, b_rows) } else { (b_rows, b_cols) };
-        let lead = |t: &Tensor| Shape::new(&t.dims()[..t.rank() - 2]);
+        let lead = |t: &Tensor| Shape::must_fit(&t.dims()[..t.rank() - 2]);
         let (lead_a, lead_b) = (lead(a), lead(b));
-        let (Some(batch), true) = (lead_a.broadcast(&lead_b), k == k_b) else {
+        let (Some(batch), true) = (lead_a.broadcast(&lead_b)?, k == k_b) else {
             return Err(Error::shape(
                 "matmul",
                 &[("a", a), ("b", b)],
@@ -128,7 +128,7 @@ impl BatchedMatmul {
             m,
             n,
             k,
-            shape: Shape::new(&dims),
+            shape: Shape::new(&dims)?,
             a_cols,
             b_cols,
             transpose: (transpose_a, transpose_b),

@@ -14,7 +14,7 @@ impl Tensor {
                 format!("axes {axes:?} must contain each axis once"),
             ));
         }
-        let shape = Shape::new(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
+        let shape = Shape::must_fit(&axes.iter().map(|a| self.dims()[*a]).collect::<Vec<_>>());
         let y = match OnGpu::of_any("permute", &[("self", self)])? {
             Some(on) => on.build(shape, self.dtype(), |y| {
                 cuda::copy::permute(&on.gpu, self.device_view().slice(), self.shape(), axes, y)

@@ -167,7 +167,7 @@ fn scatter_to_argmax(s: &PoolShape, index: &Tensor, dy: &Tensor) -> Result<Tenso
     if inside.contains(&0) {
         dy = dy.masked(&on_device(Tensor::from_vec(inside, windows)?.to_dtype(dy.dtype())?)?)?;
     }
-    dy.scatter_add(1, &pixels, [s.n, h * w, c].into())?.reshape([s.n, h, w, c])
+    dy.scatter_add(1, &pixels, [s.n, h * w, c])?.reshape([s.n, h, w, c])
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Views of the same elements with another shape.
-use crate::{Error, Result, Shape, Tensor};
+use crate::{Error, IntoShape, Result, Tensor};
 
 impl Tensor {
     /// A view with another shape of as many elements, row-major. No copy. Any dtype.
-    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn reshape(&self, shape: impl IntoShape) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if shape.numel() != self.numel() {
             return Err(Error::shape(
                 "reshape",

@@ -6,14 +6,14 @@ impl Tensor {
     /// Elements `start .. start + len` of an axis: a view for axis 0, a copy for others. Any dtype.
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
         self.check_axis("narrow", axis)?;
-        if start + len > self.dims()[axis] {
+        let Some(end) = start.checked_add(len).filter(|end| *end <= self.dims()[axis]) else {
             return Err(Error::shape(
                 "narrow",
                 &[("x", self)],
-                format!("{start}..{} is out of range for axis {axis}", start + len),
+                format!("{len} elements from {start} are out of range for axis {axis}"),
             ));
-        }
-        let shape = self.shape().with(axis, len);
+        };
+        let shape = self.shape().with(axis, len)?;
         if axis > 0 {
             let mut from = vec![0; self.rank()];
             from[axis] = start;
@@ -21,7 +21,7 @@ impl Tensor {
         }
         let row: usize = self.dims()[1..].iter().product();
         let y = self.view(start * row, shape);
-        let end = self.dims()[0] - start - len;
+        let end = self.dims()[0] - end;
         Ok(y.with_composed_backward("narrow", &[self], || {
             move |grad: Tensor, _: &[bool]| {
                 let mut around = vec![(0, 0); grad.rank()];
@@ -40,7 +40,12 @@ impl Tensor {
                 format!("needs one pair for each of {} axes, not {}", self.rank(), pads.len()),
             ));
         }
-        let dims: Vec<usize> = self.dims().iter().zip(pads).map(|(d, (a, b))| d + a + b).collect();
+        let padded =
+            |(d, (before, after)): (&usize, &(usize, usize))| d.checked_add(*before)?.checked_add(*after);
+        let dims: Option<Vec<usize>> = self.dims().iter().zip(pads).map(padded).collect();
+        let Some(dims) = dims else {
+            return Err(Error::shape("pad", &[("x", self)], format!("the padding {pads:?} is too large")));
+        };
         let to: Vec<usize> = pads.iter().map(|(before, _)| *before).collect();
         let y = Tensor::full(dims, value, self.dtype(), &self.device())?;
         self.copy_into(&y, &to)?;
@@ -59,10 +64,8 @@ impl Tensor {
         first.check_axis("concat", axis)?;
         let named: Vec<(&'static str, &Tensor)> = tensors.iter().map(|t| ("x", *t)).collect();
         super::same_dtype("concat", &named)?;
-        if tensors
-            .iter()
-            .any(|t| t.rank() != first.rank() || t.shape().with(axis, 0) != first.shape().with(axis, 0))
-        {
+        let others = |t: &Tensor| (t.dims()[..axis].to_vec(), t.dims()[axis + 1..].to_vec());
+        if tensors.iter().any(|t| t.rank() != first.rank() || others(t) != others(first)) {
             return Err(Error::shape(
                 "concat",
                 &named,
@@ -70,7 +73,7 @@ impl Tensor {
             ));
         }
         let extents: Vec<usize> = tensors.iter().map(|t| t.dims()[axis]).collect();
-        let shape = first.shape().with(axis, extents.iter().sum());
+        let shape = first.shape().with(axis, extents.iter().sum())?;
         // The parts cover every element.
         let y = match OnGpu::of_any("concat", &named)? {
             Some(on) => on.empty(shape, first.dtype()),
@@ -159,5 +162,47 @@ impl Tensor {
             cpu::copy_block::copy_block(&x, self.shape(), &vec![0; to.len()], &mut y.write::<T>()?, y.shape(), to, self.shape());
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn ranges_and_paddings_that_wrap_are_rejected() {
+        let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [3, 2]).expect("memory");
+        // A view that does not start at the first element: a wrapped start is inside of its storage.
+        let view = x.narrow(0, 1, 2).expect("in range");
+        for axis in [0, 1] {
+            for (start, len) in [(usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX), (3, 0)] {
+                let error = view.narrow(axis, start, len).expect_err("out of range").to_string();
+                assert!(error.contains("out of range"), "{error}");
+            }
+        }
+        for pads in
+            [[(usize::MAX, 0), (0, 0)], [(usize::MAX - 1, usize::MAX), (0, 0)], [(1 << 40, 0), (1 << 40, 0)]]
+        {
+            assert!(matches!(x.pad(&pads, 0.0), Err(Error::Shape { .. })), "{pads:?}");
+        }
+    }
+
+    #[test]
+    fn shapes_whose_product_wraps_are_rejected() {
+        // The product of the extents is 1 modulo 2^64.
+        let wrapping = [3, 12_297_829_382_473_034_411, 1, 1];
+        assert!(matches!(Tensor::from_slice(&[1.0f32], wrapping), Err(Error::Shape { .. })));
+        let x = Tensor::scalar(1.0f32).expect("memory");
+        assert!(matches!(x.reshape(wrapping), Err(Error::Shape { .. })));
+        assert!(matches!(x.expand(wrapping), Err(Error::Shape { .. })));
+        assert!(matches!(Tensor::zeros([1; 7], DType::F32, &crate::Device::Cpu), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds Tensor(f32[2] on cpu)")]
+    fn view_beyond_the_tensor_panics() {
+        let x = Tensor::from_slice(&[1.0f32, 2.0], [2]).expect("memory");
+        x.view(usize::MAX, Shape::must_fit(&[2]));
     }
 }

@@ -92,7 +92,7 @@ impl Tensor {
                 format!("axes {axes:?} must exist and be distinct"),
             ));
         }
-        Ok(axes.iter().fold(*self.shape(), |s, a| s.with(*a, 1)))
+        Ok(axes.iter().fold(*self.shape(), |s, a| s.reduced(*a)))
     }
 }
 
@@ -109,7 +109,7 @@ fn passes(shape: &Shape, axes: &[usize]) -> Vec<(Shape, [usize; 3])> {
         }
         let extent = |axes: &[usize]| axes.iter().product::<usize>();
         let extents = [extent(&dims[..first]), extent(&dims[first..=last]), extent(&dims[last + 1..])];
-        dims = (first..=last).fold(dims, |s, axis| s.with(axis, 1));
+        dims = (first..=last).fold(dims, |s, axis| s.reduced(axis));
         passes.push((dims, extents));
     }
     passes
@@ -119,5 +119,5 @@ fn passes(shape: &Shape, axes: &[usize]) -> Vec<(Shape, [usize; 3])> {
 pub(crate) fn without_axes(shape: &Shape, axes: &[usize]) -> Shape {
     let dims: Vec<usize> =
         shape.dims().iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, d)| *d).collect();
-    Shape::new(&dims)
+    Shape::must_fit(&dims)
 }
