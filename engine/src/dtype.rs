@@ -34,6 +34,14 @@ impl DType {
         }
     }
 
+    /// Bytes of `len` elements.
+    ///
+    /// # Panics
+    /// When they exceed the address space, which no [`Shape`](crate::Shape)'s elements do.
+    pub(crate) const fn bytes(self, len: usize) -> usize {
+        len.checked_mul(self.size()).expect("elements fit in the address space")
+    }
+
     /// True for f32, f16, bf16 and f64: the dtypes that can carry a gradient.
     pub const fn is_float(self) -> bool {
         !matches!(self, DType::I64 | DType::U8)

@@ -44,7 +44,7 @@ pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation, MaskRng};
 pub use ops::{GradClip, GradientRule, LossScaling, PendingUpdateStats};
 pub use ops::{Pool2dOptions, UpdateOperands, UpdateState, UpdateStats, pack, update};
 pub use resampling::Interpolation;
-pub use shape::{MAX_RANK, Shape};
+pub use shape::{IntoShape, MAX_NUMEL, MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
 pub use storage::{ReadGuard, WriteGuard};
 pub use tensor::Tensor;

@@ -3,7 +3,7 @@ use crate::autograd::{AutogradMeta, Hook, Leaf};
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};
-use crate::{DType, Device, Element, Error, Result, Shape};
+use crate::{DType, Device, Element, Error, IntoShape, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,8 +24,8 @@ struct Inner {
 /// Constructors.
 impl Tensor {
     /// A tensor of the given elements, row-major.
-    pub fn from_slice<T: Element>(data: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn from_slice<T: Element>(data: &[T], shape: impl IntoShape) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if shape.numel() != data.len() {
             let why = format!("shape {shape} needs {} elements, not {}", shape.numel(), data.len());
             return Err(Error::Shape { op: "from_slice", operands: crate::error::Operands(vec![]), why });
@@ -34,7 +34,7 @@ impl Tensor {
     }
 
     /// A tensor of the given elements, row-major.
-    pub fn from_vec<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+    pub fn from_vec<T: Element>(data: Vec<T>, shape: impl IntoShape) -> Result<Tensor> {
         Tensor::from_slice(&data, shape)
     }
 
@@ -44,8 +44,8 @@ impl Tensor {
     }
 
     /// A tensor whose elements are all `value`, rounded to the dtype. Any dtype; f64 on the CPU only.
-    pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn full(shape: impl IntoShape, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if let Device::Cuda(ordinal) = *device
             && dtype != DType::F64
         {
@@ -59,18 +59,18 @@ impl Tensor {
     }
 
     /// A tensor of zeros.
-    pub fn zeros(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn zeros(shape: impl IntoShape, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 0.0, dtype, device)
     }
 
     /// A tensor of ones.
-    pub fn ones(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn ones(shape: impl IntoShape, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 1.0, dtype, device)
     }
 
     /// A CPU tensor whose elements `fill` writes. The memory it receives has arbitrary content; it must write all of it.
-    pub fn build<T: Element>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn build<T: Element>(shape: impl IntoShape, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         let storage = Storage::build(shape.numel(), fill)?;
         Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, AutogradMeta::None))
     }
@@ -94,11 +94,10 @@ impl Tensor {
     /// A tensor on a GPU. `fill` queues the kernels that write all of its elements.
     pub(crate) fn build_on(
         gpu: &Arc<Gpu>,
-        shape: impl Into<Shape>,
+        shape: Shape,
         dtype: DType,
         fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> cuda::Result<Tensor> {
-        let shape = shape.into();
         let storage = Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?);
         let tensor = Tensor::assemble(storage, 0, shape, dtype, AutogradMeta::None);
         fill(tensor.device_view().slice())?;
@@ -210,8 +209,13 @@ impl Tensor {
             return Ok(());
         }
         let whole = self.0.storage.len(self.dtype());
-        let all =
-            Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), AutogradMeta::None);
+        let all = Tensor::assemble(
+            self.0.storage.clone(),
+            0,
+            Shape::must_fit(&[whole]),
+            self.dtype(),
+            AutogradMeta::None,
+        );
         let moved = all.copy_to_device(device)?;
         let sole = Arc::into_inner(moved.0).and_then(|inner| Arc::into_inner(inner.storage));
         self.0.storage.replace(sole.expect("a fresh copy has one owner").into_buffer());
@@ -379,7 +383,11 @@ impl Tensor {
 
     /// A view of the same elements from `start` (relative to this tensor), outside the graph.
     pub(crate) fn view(&self, start: usize, shape: Shape) -> Tensor {
-        debug_assert!(start + shape.numel() <= self.numel());
+        let end = start.checked_add(shape.numel());
+        assert!(
+            end.is_some_and(|end| end <= self.numel()),
+            "a view of {shape} at element {start} exceeds {self:?}"
+        );
         Tensor::assemble(
             self.0.storage.clone(),
             self.0.offset + start,

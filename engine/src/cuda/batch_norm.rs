@@ -1,7 +1,7 @@
 //! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
 //! an elementwise pass that applies its results.
 use super::channels::{Chunks, THREADS, TICKETS};
-use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{Activation, DType};
 use bytemuck::Zeroable;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ fn merge_statistics(
     let partial = PartialResults::new(gpu, &chunks, c)?;
     let merge = StatisticsMerge { partial: partial.pointers(), ..merge };
     let kernel = Kernel::new(MODULE, name).of(x.dtype);
-    let args = args![x, KernelArg::by_value(&merge), rows, c as i32, chunks.rows as i32];
+    let args = args![x, KernelArg::by_value(&merge), rows, int(c), int(chunks.rows)];
     gpu.launch(kernel, chunks.grid(), args)
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn frozen_statistics(
     saved: DeviceSlice,
 ) -> Result<()> {
     let (weight, bias) = (KernelArg::optional(parameters.weight), KernelArg::optional(parameters.bias));
-    let args = args![mean, var, weight, bias, parameters.eps as f32, c as i32, saved];
+    let args = args![mean, var, weight, bias, parameters.eps as f32, int(c), saved];
     let grid = LaunchConfig::linear(c.div_ceil(THREADS), THREADS);
     gpu.launch(Kernel::new(MODULE, "batch_norm_frozen").of(parameters.dtype()), grid, args)
 }
@@ -157,16 +157,8 @@ pub(crate) fn apply(
     let rows = x.len / c;
     let kernel = Kernel::new(MODULE, "batch_norm_fwd").of(x.dtype);
     let chunks = before.chunks(rows, c, x.dtype);
-    let args = args![
-        x,
-        saved,
-        KernelArg::optional(residual),
-        y,
-        rows,
-        c as i32,
-        chunks.rows as i32,
-        activation_code(f)
-    ];
+    let args =
+        args![x, saved, KernelArg::optional(residual), y, rows, int(c), int(chunks.rows), activation_code(f)];
     gpu.launch(kernel, chunks.backward_grid(gpu.resident_blocks(kernel)?), args)
 }
 
@@ -183,7 +175,7 @@ pub(crate) fn apply_masked(
     let rows = x.len / c;
     let kernel = Kernel::new(MODULE, "batch_norm_masked_fwd").of(x.dtype);
     let chunks = before.chunks_by_eight(rows, c);
-    let args = args![x, saved, residual, y, mask, rows, c as i32, chunks.rows as i32, activation_code(f)];
+    let args = args![x, saved, residual, y, mask, rows, int(c), int(chunks.rows), activation_code(f)];
     gpu.launch(kernel, chunks.backward_grid(gpu.resident_blocks(kernel)?), args)
 }
 
@@ -237,11 +229,11 @@ impl BatchNormBackward<'_> {
         let partial = PartialResults::new(self.gpu, &chunks, c)?;
         let merge = SumsMerge::new(&partial, [dweight, dbias], factors, self.factors);
         let merge = KernelArg::by_value(&merge);
-        let (x, saved, per_chunk) = (self.x, self.saved, chunks.rows as i32);
+        let (x, saved, per_chunk) = (self.x, self.saved, int(chunks.rows));
         let d = KernelArg::optional(d);
         if let DerivativeSource::Mask(mask) = source {
             let kernel = Kernel::new(MODULE, "batch_norm_masked_sums_bwd").of(x.dtype);
-            let args = args![x, dy, mask, saved, d, merge, rows, c as i32, per_chunk];
+            let args = args![x, dy, mask, saved, d, merge, rows, int(c), per_chunk];
             return self.gpu.launch(kernel, chunks.grid(), args);
         }
         let residual = match source {
@@ -250,7 +242,7 @@ impl BatchNormBackward<'_> {
         };
         let kernel = Kernel::new(MODULE, "batch_norm_sums_bwd").of(x.dtype);
         let (residual, f) = (KernelArg::optional(residual), activation_code(self.activation));
-        let args = args![x, dy, residual, saved, d, merge, rows, c as i32, per_chunk, f];
+        let args = args![x, dy, residual, saved, d, merge, rows, int(c), per_chunk, f];
         self.gpu.launch(kernel, chunks.grid(), args)
     }
 
@@ -265,17 +257,8 @@ impl BatchNormBackward<'_> {
         let (c, rows) = (self.c, self.x.len / self.c);
         let kernel = Kernel::new(MODULE, "batch_norm_bwd").of(self.x.dtype);
         let chunks = PassBefore::Reduction.chunks(rows, c, self.x.dtype);
-        let args = args![
-            self.x,
-            dy,
-            self.saved,
-            factors,
-            dx,
-            rows,
-            c as i32,
-            chunks.rows as i32,
-            activation_code(f)
-        ];
+        let args =
+            args![self.x, dy, self.saved, factors, dx, rows, int(c), int(chunks.rows), activation_code(f)];
         self.gpu.launch(kernel, chunks.backward_grid(self.gpu.resident_blocks(kernel)?), args)
     }
 }

@@ -1,7 +1,7 @@
 //! ReLU of the sum of two batch norms (`kernels/cu/batch_norm_pair.cu`).
 use super::batch_norm::{BackwardFactors, PartialResults, SumsMerge, mask_bytes};
 use super::channels::Chunks;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use std::sync::Arc;
 
 /// Inputs of the two batch norms, and their saved statistics ([`super::batch_norm::SAVED_ROWS`]).
@@ -28,7 +28,7 @@ impl BatchNormPair<'_> {
         let kernel = self.kernel("batch_norm_pair_fwd");
         let chunks = Chunks::whole_by_packs(rows, mask_bytes(c));
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
-        let args = args![x0, x1, saved0, saved1, y, mask, rows, c as i32, chunks.rows as i32];
+        let args = args![x0, x1, saved0, saved1, y, mask, rows, int(c), int(chunks.rows)];
         self.gpu.launch(kernel, chunks.backward_grid(self.gpu.resident_blocks(kernel)?), args)
     }
 
@@ -50,8 +50,7 @@ impl BatchNormPair<'_> {
         let merges = [merge(0), merge(1).with_second_tickets()];
         let [merge0, merge1] = merges.each_ref().map(KernelArg::by_value);
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
-        let args =
-            args![x0, x1, saved0, saved1, dy, mask, merge0, merge1, rows, c as i32, chunks.rows as i32];
+        let args = args![x0, x1, saved0, saved1, dy, mask, merge0, merge1, rows, int(c), int(chunks.rows)];
         self.gpu.launch(self.kernel("batch_norm_pair_sums_bwd"), chunks.grid(), args)
     }
 
@@ -80,8 +79,8 @@ impl BatchNormPair<'_> {
             dx0,
             dx1,
             rows,
-            c as i32,
-            chunks.rows as i32
+            int(c),
+            int(chunks.rows)
         ];
         self.gpu.launch(kernel, chunks.backward_grid(self.gpu.resident_blocks(kernel)?), args)
     }

@@ -1,7 +1,7 @@
 //! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm_pool.cu`).
 use super::batch_norm::{BatchNormBackward, PartialResults, PassBefore, SumsMerge, activation_code};
 use super::channels::{Chunks, pixel_grid};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::Activation;
 use crate::ops::pool::PoolShape;
 use crate::ops::pool::cuda::geometry;
@@ -16,7 +16,7 @@ pub(crate) fn forward(
     index: DeviceSlice,
 ) -> Result<()> {
     let (rows, shape) = (s.n * s.out[0], geometry(s, false));
-    let args = args![x, saved, y, index, rows, KernelArg::by_value(&shape), activation_code(f)];
+    let args = args![x, saved, y, index, rows, KernelArg::from(&shape), activation_code(f)];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     gpu.launch(Kernel::new(MODULE, "batch_norm_pool_fwd").of(x.dtype), grid, args)
 }
@@ -38,8 +38,8 @@ impl BatchNormPoolBackward<'_> {
         let partial = PartialResults::new(gpu, &chunks, c)?;
         let merge = SumsMerge::new(&partial, parameters, factors, kind);
         let (merge, shape) = (KernelArg::by_value(&merge), geometry(&self.shape, false));
-        let (shape, f) = (KernelArg::by_value(&shape), activation_code(activation));
-        let args = args![x, self.dy, self.index, saved, merge, rows, chunks.rows as i32, shape, f];
+        let (shape, f) = (KernelArg::from(&shape), activation_code(activation));
+        let args = args![x, self.dy, self.index, saved, merge, rows, int(chunks.rows), shape, f];
         gpu.launch(Kernel::new(MODULE, "batch_norm_pool_sums_bwd").of(x.dtype), chunks.grid(), args)
     }
 
@@ -50,8 +50,8 @@ impl BatchNormPoolBackward<'_> {
         let kernel = Kernel::new(MODULE, "batch_norm_pool_bwd").of(x.dtype);
         let chunks = PassBefore::Reduction.chunks(rows, c, x.dtype);
         let shape = geometry(&self.shape, false);
-        let (shape, f) = (KernelArg::by_value(&shape), activation_code(activation));
-        let args = args![x, self.dy, self.index, saved, factors, dx, rows, chunks.rows as i32, shape, f];
+        let (shape, f) = (KernelArg::from(&shape), activation_code(activation));
+        let args = args![x, self.dy, self.index, saved, factors, dx, rows, int(chunks.rows), shape, f];
         gpu.launch(kernel, chunks.backward_grid(gpu.resident_blocks(kernel)?), args)
     }
 }

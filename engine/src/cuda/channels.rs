@@ -1,6 +1,7 @@
 //! Launch configurations of kernels over rows of channels (`kernels/cu/channels.cuh`, `rows.cuh`). Those of passes with sums depend on shape
 //! and dtype alone, as their division decides the last bits; those of elementwise passes also depend on the device.
 use super::LaunchConfig;
+use super::launch::grid_extent;
 use crate::DType;
 
 /// Threads per block.
@@ -150,7 +151,7 @@ pub(crate) fn row_grid(rows: usize, n: usize) -> LaunchConfig {
 /// Two-dimensional grid of blocks of [`THREADS`] threads.
 pub(crate) fn grid(x: usize, y: usize) -> LaunchConfig {
     LaunchConfig {
-        grid_dim: [x.max(1) as u32, y.max(1) as u32, 1],
+        grid_dim: [grid_extent(x.max(1)), grid_extent(y.max(1)), 1],
         block_dim: [THREADS as u32, 1, 1],
         shared_mem_bytes: 0,
         is_grid_stride: false,

@@ -1,7 +1,7 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
 use super::batch_norm::{BatchNormParameters, RunningMomentum};
 use super::channels::merge_chunks;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::DType;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn finalize(
         partial.as_slice(DType::F64),
         gpu.tickets() as usize,
         rows,
-        c as i32,
+        int(c),
         chunk_rows,
         KernelArg::optional(parameters.weight),
         KernelArg::optional(parameters.bias),

@@ -1,6 +1,7 @@
 //! Depthwise convolution (`kernels/cu/depthwise.cu`).
 use super::channels::{THREADS, merge_grid};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::launch::grid_extent;
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(crate) fn forward(
         None => ("generic", s.n * s.out_h() * s.out_w()),
     };
     let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
-    let args = args![x, weight, KernelArg::optional(bias), y, KernelArg::by_value(&shape)];
+    let args = args![x, weight, KernelArg::optional(bias), y, &shape];
     gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_fwd"]).of(x.dtype), layout.grid(items), args)
 }
 
@@ -40,12 +41,12 @@ pub(crate) fn data_gradient(
     let layout = BlockLayout::new(s, s.c_in, dy.dtype);
     if let Some(kind) = specialization(s).filter(|_| s.stride == [1, 1]) {
         let shape = geometry(s, layout.lanes, KernelOrientation::Flipped);
-        let args = args![dy, weight, KernelArg::optional(None), dx, KernelArg::by_value(&shape)];
+        let args = args![dy, weight, KernelArg::optional(None), dx, &shape];
         let grid = layout.grid(s.n * s.h * s.w.div_ceil(STRIP));
         return gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_fwd"]).of(dy.dtype), grid, args);
     }
     let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
-    let args = args![dy, weight, dx, KernelArg::by_value(&shape)];
+    let args = args![dy, weight, dx, &shape];
     let kernel = Kernel::new(MODULE, "depthwise_generic_data_bwd").of(dy.dtype);
     gpu.launch(kernel, layout.grid(s.n * s.h * s.w), args)
 }
@@ -73,11 +74,11 @@ pub(crate) fn weight_gradient(
     let partial = gpu.empty(chunks * taps * s.c_out, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let mut grid = LaunchConfig::linear(chunks, THREADS);
-    grid.grid_dim = [chunks as u32, layout.tiles as u32, parts as u32];
+    grid.grid_dim = [chunks, layout.tiles, parts].map(grid_extent);
     let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
-    let args = args![x, dy, partial, chunk as i32, KernelArg::by_value(&shape)];
+    let args = args![x, dy, partial, int(chunk), &shape];
     gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_weight_bwd"]).of(x.dtype), grid, args)?;
-    let args = args![partial, chunks as i32, taps as i32, s.c_out as i32, dw];
+    let args = args![partial, int(chunks), int(taps), int(s.c_out), dw];
     let kernel = Kernel::new(MODULE, "depthwise_finalize_bwd").of(dw.dtype);
     gpu.launch(kernel, merge_grid(taps * s.c_out), args)
 }
@@ -141,7 +142,7 @@ impl BlockLayout {
         let rows = THREADS / self.lanes;
         let mut grid =
             LaunchConfig::linear(items.div_ceil(4 * rows).clamp(1, (4096 / self.tiles).max(64)), THREADS);
-        grid.grid_dim[1] = self.tiles as u32;
+        grid.grid_dim[1] = grid_extent(self.tiles);
         grid.shared_mem_bytes = self.shared as u32;
         grid
     }
@@ -160,33 +161,16 @@ enum KernelOrientation {
 }
 
 /// Fields of `struct Depthwise` in the kernels.
-fn geometry(s: &ConvShape, lanes: usize, orientation: KernelOrientation) -> [i32; 17] {
+fn geometry(s: &ConvShape, lanes: usize, orientation: KernelOrientation) -> KernelInts<17> {
     let (input, output) = ([s.h, s.w], [s.out_h(), s.out_w()]);
+    let int = |extent: usize| extent as i128;
+    let (kernel, padding) = (s.kernel.map(int), s.padding.map(int));
     let (from, to, padding, flipped) = match orientation {
-        KernelOrientation::Normal => (input, output, s.padding.map(|p| p as i32), 0),
-        KernelOrientation::Flipped => {
-            (output, input, [0, 1].map(|a| s.kernel[a] as i32 - 1 - s.padding[a] as i32), 1)
-        }
+        KernelOrientation::Normal => (input, output, padding, 0),
+        KernelOrientation::Flipped => (output, input, [0, 1].map(|a| kernel[a] - 1 - padding[a]), 1),
     };
-    let i = |v: usize| v as i32;
-    let [[kh, kw], [sh, sw], [dh, dw]] = [s.kernel, s.stride, s.dilation].map(|pair| pair.map(i));
-    [
-        i(s.n),
-        i(from[0]),
-        i(from[1]),
-        i(to[0]),
-        i(to[1]),
-        i(s.c_in),
-        i(s.c_out),
-        kh,
-        kw,
-        sh,
-        sw,
-        padding[0],
-        padding[1],
-        dh,
-        dw,
-        i(lanes),
-        flipped,
-    ]
+    let ([n, c_in, c_out, lanes], [sh, sw], [dh, dw]) =
+        ([s.n, s.c_in, s.c_out, lanes].map(int), s.stride.map(int), s.dilation.map(int));
+    let ([h, w], [to_h, to_w], [kh, kw], [ph, pw]) = (from.map(int), to.map(int), kernel, padding);
+    KernelInts::new([n, h, w, to_h, to_w, c_in, c_out, kh, kw, sh, sw, ph, pw, dh, dw, lanes, flipped])
 }

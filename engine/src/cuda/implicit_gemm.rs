@@ -1,6 +1,7 @@
 //! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/implicit_gemm.cu`): the fallback for shapes that cuDNN does
 //! not support, and the reference for its results.
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::launch::grid_extent;
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub(crate) fn forward(
     y: DeviceSlice,
 ) -> Result<()> {
     let shape = geometry(s);
-    let args = args![x, weight, KernelArg::optional(bias), y, KernelArg::by_value(&shape)];
+    let args = args![x, weight, KernelArg::optional(bias), y, &shape];
     let grid = tiles(s.n * s.out_h() * s.out_w(), s.group_out(), s.groups);
     gpu.launch(Kernel::new(MODULE, "implicit_gemm_fwd").of(x.dtype), grid, args)
 }
@@ -28,7 +29,7 @@ pub(crate) fn data_gradient(
     dx: DeviceSlice,
 ) -> Result<()> {
     let shape = geometry(s);
-    let args = args![dy, weight, dx, KernelArg::by_value(&shape)];
+    let args = args![dy, weight, dx, &shape];
     let grid = tiles(s.n * s.h * s.w, s.group_in(), s.groups);
     gpu.launch(Kernel::new(MODULE, "implicit_gemm_data_bwd").of(dy.dtype), grid, args)
 }
@@ -48,12 +49,12 @@ pub(crate) fn weight_gradient(
     let partial = gpu.empty(splits * dw.len, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let shape = geometry(s);
-    let args = args![x, dy, partial, split_pixels, KernelArg::by_value(&shape)];
+    let args = args![x, dy, partial, split_pixels, &shape];
     let grid = tiles(s.group_out(), columns, s.groups * splits);
     gpu.launch(Kernel::new(MODULE, "implicit_gemm_weight_bwd").of(x.dtype), grid, args)?;
     let kernel = Kernel::new(MODULE, "implicit_gemm_finalize_bwd").of(dw.dtype);
     let grid = LaunchConfig::linear(dw.len.div_ceil(THREADS), THREADS);
-    gpu.launch(kernel, grid, args![partial, splits as i32, dw.len, dw])
+    gpu.launch(kernel, grid, args![partial, int(splits), dw.len, dw])
 }
 
 const MODULE: &str = "implicit_gemm";
@@ -62,7 +63,7 @@ const THREADS: usize = 256;
 
 /// One block per tile of a GEMM's rows and columns and per GEMM of the batch.
 fn tiles(rows: usize, columns: usize, batch: usize) -> LaunchConfig {
-    let blocks = [rows.div_ceil(TILE).max(1), columns.div_ceil(TILE).max(1), batch].map(|v| v as u32);
+    let blocks = [rows.div_ceil(TILE).max(1), columns.div_ceil(TILE).max(1), batch].map(grid_extent);
     LaunchConfig {
         grid_dim: blocks,
         block_dim: [THREADS as u32, 1, 1],
@@ -72,8 +73,24 @@ fn tiles(rows: usize, columns: usize, batch: usize) -> LaunchConfig {
 }
 
 /// Fields of `struct Conv` in the kernels.
-fn geometry(s: &ConvShape) -> [i32; 16] {
+fn geometry(s: &ConvShape) -> KernelInts<16> {
     let [[kh, kw], [sh, sw], [ph, pw], [dh, dw]] = [s.kernel, s.stride, s.padding, s.dilation];
-    [s.n, s.h, s.w, s.out_h(), s.out_w(), s.c_in, s.c_out, s.groups, kh, kw, sh, sw, ph, pw, dh, dw]
-        .map(|v| v as i32)
+    KernelInts::from([
+        s.n,
+        s.h,
+        s.w,
+        s.out_h(),
+        s.out_w(),
+        s.c_in,
+        s.c_out,
+        s.groups,
+        kh,
+        kw,
+        sh,
+        sw,
+        ph,
+        pw,
+        dh,
+        dw,
+    ])
 }

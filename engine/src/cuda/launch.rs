@@ -66,15 +66,20 @@ impl LaunchConfig {
         LaunchConfig { is_grid_stride: true, ..LaunchConfig::linear(blocks, 256) }
     }
 
-    /// One-dimensional grid and block.
+    /// One-dimensional grid and block. More blocks than a grid can have are an error at the launch.
     pub(crate) fn linear(blocks: usize, threads: usize) -> LaunchConfig {
         LaunchConfig {
-            grid_dim: [blocks as u32, 1, 1],
+            grid_dim: [grid_extent(blocks), 1, 1],
             block_dim: [threads as u32, 1, 1],
             shared_mem_bytes: 0,
             is_grid_stride: false,
         }
     }
+}
+
+/// Number of blocks along an axis of a grid. A number that does not fit becomes one that every device rejects at the launch.
+pub(super) fn grid_extent(blocks: usize) -> u32 {
+    u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
 /// Kernel argument, as the bytes that are passed.
@@ -86,6 +91,47 @@ enum ArgBytes<'a> {
     Four([u8; 4]),
     Eight([u8; 8]),
     Struct(&'a [u8]),
+    /// Value that exceeds its 32-bit parameter: the launch returns an error that names it.
+    TooLarge(i128),
+}
+
+/// Extent as a 32-bit field of a table of operands; an argument that is an extent itself is [`int`].
+pub(super) fn to_i32(value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| {
+        CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
+    })
+}
+
+/// Extent that a kernel takes as a 32-bit `int`. The launch returns an error if it does not fit.
+pub(crate) fn int(extent: usize) -> KernelArg<'static> {
+    i32::try_from(extent).map_or(KernelArg(ArgBytes::TooLarge(extent as i128)), KernelArg::from)
+}
+
+/// Struct of `N` `int`s that a kernel takes by value, made from extents. The launch returns an error if one does not fit.
+pub(crate) struct KernelInts<const N: usize> {
+    values: [i32; N],
+    too_large: Option<i128>,
+}
+
+impl<const N: usize> From<[usize; N]> for KernelInts<N> {
+    fn from(extents: [usize; N]) -> Self {
+        KernelInts::new(extents.map(|extent| extent as i128))
+    }
+}
+
+impl<const N: usize> KernelInts<N> {
+    /// Struct of the values, which may be negative.
+    pub(crate) fn new(values: [i128; N]) -> Self {
+        let too_large = values.into_iter().find(|value| i32::try_from(*value).is_err());
+        KernelInts { values: values.map(|value| i32::try_from(value).unwrap_or_default()), too_large }
+    }
+}
+
+impl<'a, const N: usize> From<&'a KernelInts<N>> for KernelArg<'a> {
+    fn from(ints: &'a KernelInts<N>) -> Self {
+        let bytes = ArgBytes::Struct(bytemuck::cast_slice(&ints.values));
+        KernelArg(ints.too_large.map_or(bytes, ArgBytes::TooLarge))
+    }
 }
 
 impl<'a> KernelArg<'a> {
@@ -99,11 +145,16 @@ impl<'a> KernelArg<'a> {
         KernelArg(ArgBytes::Eight(slice.map_or(0, |s| s.pointer).to_ne_bytes()))
     }
 
+    fn too_large(&self) -> Option<i128> {
+        if let ArgBytes::TooLarge(value) = self.0 { Some(value) } else { None }
+    }
+
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             ArgBytes::Four(b) => b,
             ArgBytes::Eight(b) => b,
             ArgBytes::Struct(b) => b,
+            ArgBytes::TooLarge(_) => &[],
         }
     }
 }
@@ -140,7 +191,8 @@ impl From<usize> for KernelArg<'static> {
     }
 }
 
-/// Arguments of a launch, in the kernel's order: slices, numbers (`usize` becomes `long long`), [`KernelArg`]s.
+/// Arguments of a launch, in the kernel's order: slices, numbers (`usize` becomes `long long`, [`int`]`(usize)` a checked 32-bit `int`),
+/// [`KernelInts`], [`KernelArg`]s.
 macro_rules! args {
     ($($value:expr),* $(,)?) => {
         &[$($crate::cuda::KernelArg::from($value)),*]
@@ -233,6 +285,11 @@ impl Gpu {
     ) -> Result<()> {
         let failed =
             |call: &str, e: DriverError| CudaError::from_driver(format!("{call} kernel {kernel}"), e);
+        if let Some(value) = args.iter().find_map(KernelArg::too_large) {
+            return Err(CudaError::new(format!(
+                "kernel {kernel} takes 32-bit extents, but one is {value}: the maximum is 2^31 - 1"
+            )));
+        }
         if let Some(sizes) = &k.parameter_sizes
             && !args.iter().map(|a| a.bytes().len()).eq(sizes.iter().copied())
         {

@@ -67,7 +67,7 @@ pub use self_test::{SelfTest, self_tests};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, args};
+pub(crate) use launch::{Kernel, KernelArg, KernelInts, LaunchConfig, args, int};
 pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.

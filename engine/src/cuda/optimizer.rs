@@ -1,4 +1,5 @@
 //! Multi-tensor optimizer updates, one launch per stage (`kernels/cu/optimizer.cuh`, and the kernels generated for update rules).
+use super::launch::to_i32;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
 use crate::DType;
 use crate::fuse::UpdateRule;
@@ -44,7 +45,7 @@ pub(crate) fn update(
     state: &OptimizerState,
 ) -> Result<()> {
     assert_eq!(state.scalars.len, UPDATE_SCALARS);
-    let tables = parameter_tables(parameters);
+    let tables = parameter_tables(parameters)?;
     let chunks: usize = tables.iter().map(|(_, chunks)| chunks).sum();
     let rows: usize = parameters.iter().map(|parameter| parameter.layout.rows).sum();
     let needs_norm = gradients.computes_grad_norm() || rule.reads_norm();
@@ -62,7 +63,7 @@ pub(crate) fn update(
         agc_scale: if agc_clip > 0.0 { agc_scale.as_slice(DType::F32).pointer } else { 0 },
         clip_value: if let Some(GradClip::Value(limit)) = gradients.clip { limit } else { 0.0 },
         first_chunk: 0,
-        chunks: chunks as i32,
+        chunks: to_i32(chunks)?,
         blocks: 0,
     };
     let launch_tables = |args: &mut UpdateArgs,
@@ -70,10 +71,10 @@ pub(crate) fn update(
                          launch: &dyn Fn(LaunchConfig, &ParameterTable, &UpdateArgs) -> Result<()>|
      -> Result<()> {
         args.first_chunk = 0;
-        args.blocks = if takes_ticket { chunks as i32 } else { 0 };
+        args.blocks = if takes_ticket { args.chunks } else { 0 };
         for (table, chunks) in &tables {
             launch(LaunchConfig::linear(*chunks, THREADS), table, args)?;
-            args.first_chunk += *chunks as i32;
+            args.first_chunk += to_i32(*chunks)?;
         }
         Ok(())
     };
@@ -196,14 +197,14 @@ impl GradOptions {
             min_scale: scaling.min_scale,
             clip_norm: if let Some(GradClip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
             agc_clip,
-            growth_interval: scaling.growth_interval as i32,
+            growth_interval: i32::try_from(scaling.growth_interval).unwrap_or(i32::MAX),
             loss_scaling: i32::from(gradients.scaling.is_some()),
         }
     }
 }
 
 /// Parameter tables, one per launch, each with its number of chunks.
-fn parameter_tables(parameters: &[ParameterUpdate]) -> Vec<(Box<ParameterTable>, usize)> {
+fn parameter_tables(parameters: &[ParameterUpdate]) -> Result<Vec<(Box<ParameterTable>, usize)>> {
     let mut row = 0;
     let filled = |group: &[ParameterUpdate]| {
         let mut table =
@@ -211,15 +212,16 @@ fn parameter_tables(parameters: &[ParameterUpdate]) -> Vec<(Box<ParameterTable>,
         let mut chunks = 0;
         for parameter in group {
             if parameter.weights.len > 0 {
-                table.entries[table.count as usize] = ParameterEntry::new(parameter, chunks, row);
+                table.entries[table.count as usize] = ParameterEntry::new(parameter, chunks, row)?;
                 table.count += 1;
             }
             chunks += parameter.layout.chunks;
             row += parameter.layout.rows;
         }
-        (table, chunks)
+        Ok((table, chunks))
     };
-    parameters.chunks(MAX_PARAMETERS).map(filled).filter(|(_, chunks)| *chunks > 0).collect()
+    let tables = parameters.chunks(MAX_PARAMETERS).map(filled).collect::<Result<Vec<_>>>()?;
+    Ok(tables.into_iter().filter(|(_, chunks)| *chunks > 0).collect())
 }
 
 impl ParameterEntry {
@@ -246,7 +248,7 @@ impl ParameterEntry {
     };
 
     /// Entry of a parameter whose first chunk has index `chunk` within its launch and whose first row has index `row` among all rows.
-    fn new(parameter: &ParameterUpdate, chunk: usize, row: usize) -> ParameterEntry {
+    fn new(parameter: &ParameterUpdate, chunk: usize, row: usize) -> Result<ParameterEntry> {
         let mut moments = [0; MAX_MOMENTS];
         for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
             *to = moment.pointer;
@@ -256,7 +258,7 @@ impl ParameterEntry {
                 (0, rows.pointer, columns.pointer);
         }
         let layout = parameter.layout;
-        ParameterEntry {
+        Ok(ParameterEntry {
             weights: parameter.weights.pointer,
             gradient: parameter.gradient.pointer,
             moments,
@@ -264,19 +266,19 @@ impl ParameterEntry {
             low_precision: parameter.low_precision.map_or(0, |copy| copy.pointer),
             param_scalar: parameter.param_scalar.map_or(0, |scalar| scalar.pointer),
             n: parameter.weights.len as i64,
-            row_length: layout.row_length as i32,
-            chunk_length: layout.chunk_length as i32,
-            chunk: chunk as i32,
-            row: row as i32,
+            row_length: to_i32(layout.row_length)?,
+            chunk_length: to_i32(layout.chunk_length)?,
+            chunk: to_i32(chunk)?,
+            row: to_i32(row)?,
             weight_decay: parameter.weight_decay,
             lr_scale: parameter.lr_scale,
-            ndim: layout.axes as i32,
+            ndim: to_i32(layout.axes)?,
             adaptive_clip: i32::from(parameter.adaptive_clip),
             low_precision_format: format(parameter.low_precision.map(|copy| copy.dtype)),
             round_format: format(parameter.round_to),
-            inner: layout.inner as i32,
+            inner: to_i32(layout.inner)?,
             gradient_format: format(Some(parameter.gradient.dtype)),
-        }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Copies of many tensors in one (`kernels/cu/pack.cu`).
 use super::channels::THREADS;
+use super::launch::to_i32;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
 
@@ -15,7 +16,7 @@ pub(crate) fn pack(gpu: &Gpu, sources: &[(DeviceSlice, usize)], scale: f32, to: 
                 from: source.pointer,
                 offset: *offset as i64,
                 n: source.len as i64,
-                chunk: chunks as i32,
+                chunk: to_i32(chunks)?,
                 format: format(source.dtype),
             };
             chunks += source.len.div_ceil(CHUNK);

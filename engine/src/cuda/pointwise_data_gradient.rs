@@ -2,7 +2,7 @@
 use super::batch_norm::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults, SumsMerge};
 use super::batch_norm_pair::BatchNormPair;
 use super::channels::Chunks;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, conv2d};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, conv2d, int};
 use crate::{Activation, ConvShape, DType};
 use std::sync::Arc;
 
@@ -52,8 +52,8 @@ impl PointwiseDataGradient<'_> {
             let NormSums { parameters, factors, kind } = sums[p];
             SumsMerge::new(&partial[p], parameters, factors, kind)
         };
-        let (skip, mask, per_chunk) = (KernelArg::optional(self.skip), self.mask, chunks.rows as i32);
-        let (dy, weight, k, c) = (self.dy, self.weight, k as i32, c as i32);
+        let (skip, mask, per_chunk) = (KernelArg::optional(self.skip), self.mask, int(chunks.rows));
+        let (dy, weight, k, c) = (self.dy, self.weight, int(k), int(c));
         match *self.norms {
             [(x, saved)] => {
                 let merge = merge(0);

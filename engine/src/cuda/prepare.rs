@@ -1,6 +1,6 @@
 //! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
-use super::strided_pair::to_i32;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::launch::{grid_extent, to_i32};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 
 /// Applies the rows of `changes` to the first n images `[h, w, c]`, of up to four channels.
@@ -36,13 +36,12 @@ pub(crate) fn forward(
     let per_block = 256 * 16 / y.dtype.size();
     let blocks = (h * w * c).div_ceil(per_block).clamp(1, 64);
     let grid = LaunchConfig {
-        grid_dim: [blocks as u32, n as u32, 1],
+        grid_dim: [grid_extent(blocks), grid_extent(n), 1],
         block_dim: [256, 1, 1],
         shared_mem_bytes: 0,
         is_grid_stride: false,
     };
-    let arguments =
-        args![x, changes, y, to_i32(h)?, to_i32(w)?, to_i32(c)?, KernelArg::by_value(&preparation)];
+    let arguments = args![x, changes, y, int(h), int(w), int(c), KernelArg::by_value(&preparation)];
     gpu.launch(Kernel::new("prepare", "prepare").of(x.dtype).of(y.dtype), grid, arguments)
 }
 

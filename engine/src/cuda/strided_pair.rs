@@ -30,8 +30,13 @@ const MAX_ELEMENTS: i64 = 1 << 32;
 pub(crate) type Axis = (usize, isize, isize);
 
 impl StridedPair {
-    /// Iteration over axes, outermost first, from the given offsets.
-    pub(crate) fn new(axes: impl IntoIterator<Item = Axis>, a_start: usize, b_start: usize) -> StridedPair {
+    /// Iteration over axes, outermost first, from the given offsets. Errors if an axis has more than 2^32 - 1 elements and is neither the
+    /// innermost nor contiguous with the next.
+    pub(crate) fn new(
+        axes: impl IntoIterator<Item = Axis>,
+        a_start: usize,
+        b_start: usize,
+    ) -> Result<StridedPair> {
         let mut merged: Vec<Axis> = vec![];
         let mut n = 1;
         for (extent, a, b) in axes {
@@ -60,9 +65,12 @@ impl StridedPair {
             b: [0; MAX_RANK],
         };
         for (axis, (extent, a, b)) in merged.into_iter().enumerate() {
-            (pair.extents[axis], pair.a[axis], pair.b[axis]) = (extent as u32, a as i64, b as i64);
+            let extent = u32::try_from(extent).map_err(|_| {
+                CudaError::new(format!("an axis of {extent} elements is too long: the maximum is 2^32 - 1"))
+            })?;
+            (pair.extents[axis], pair.a[axis], pair.b[axis]) = (extent, a as i64, b as i64);
         }
-        pair
+        Ok(pair)
     }
 
     /// True if there are no elements.
@@ -155,13 +163,6 @@ impl StridedPair {
     }
 }
 
-/// Converts an extent to the 32 bits of kernel arguments.
-pub(crate) fn to_i32(value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| {
-        CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
-    })
-}
-
 /// Number of packs of 16 bytes in a dense slice, rounded up.
 pub(crate) fn num_packs(slice: DeviceSlice) -> usize {
     slice.len.div_ceil(16 / slice.dtype.size())
@@ -170,6 +171,10 @@ pub(crate) fn num_packs(slice: DeviceSlice) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pair<const N: usize>(axes: [Axis; N], a_start: usize, b_start: usize) -> StridedPair {
+        StridedPair::new(axes, a_start, b_start).expect("short axes")
+    }
 
     /// Offsets of each element in `a`, `b` and the result, computed as the kernels do.
     fn offsets(pair: &StridedPair) -> Vec<(i64, i64, i64)> {
@@ -189,18 +194,18 @@ mod tests {
 
     #[test]
     fn contiguous_axes_are_merged() {
-        let dense = StridedPair::new([(2, 12, 12), (3, 4, 4), (4, 1, 1)], 0, 0);
+        let dense = pair([(2, 12, 12), (3, 4, 4), (4, 1, 1)], 0, 0);
         assert!(dense.is_dense() && dense.inner == 24);
-        let bias = StridedPair::new([(2, 12, 0), (3, 4, 0), (4, 1, 1)], 0, 0);
+        let bias = pair([(2, 12, 0), (3, 4, 0), (4, 1, 1)], 0, 0);
         assert_eq!((bias.rank, bias.inner, bias.extents[0]), (1, 4, 6));
-        let scalar = StridedPair::new([(1, 5, 5), (1, 5, 5)], 0, 0);
+        let scalar = pair([(1, 5, 5), (1, 5, 5)], 0, 0);
         assert_eq!((scalar.n, scalar.rank, scalar.inner), (1, 0, 1));
     }
 
     #[test]
     fn pieces_cover_all_elements_in_order() {
         let axes = [(3, 40, -7), (5, 8, 0), (2, 0, 1), (4, 1, 3)];
-        let whole = StridedPair::new(axes, 3, 50);
+        let whole = pair(axes, 3, 50);
         for limit in [2, 5, 9, 17, 41, 81, 1000] {
             let mut pieces = vec![];
             whole.split(limit, &mut pieces);
@@ -213,19 +218,19 @@ mod tests {
     #[test]
     fn transpose_is_recognised() {
         // [2, 3, 20] to [2, 20, 3], written row by row.
-        let pair = StridedPair::new([(2, 60, 60), (20, 1, 3), (3, 20, 1)], 0, 0);
-        assert_eq!(pair.as_transpose(), Some([2, 3, 20]));
-        assert_eq!(StridedPair::new([(20, 1, 3), (3, 20, 1)], 0, 0).as_transpose(), Some([1, 3, 20]));
-        assert_eq!(StridedPair::new([(2, 60, 60), (20, 1, 1), (3, 20, 20)], 0, 0).as_transpose(), None);
-        assert_eq!(StridedPair::new([(60, 1, 1)], 0, 0).as_transpose(), None);
+        let transposed = pair([(2, 60, 60), (20, 1, 3), (3, 20, 1)], 0, 0);
+        assert_eq!(transposed.as_transpose(), Some([2, 3, 20]));
+        assert_eq!(pair([(20, 1, 3), (3, 20, 1)], 0, 0).as_transpose(), Some([1, 3, 20]));
+        assert_eq!(pair([(2, 60, 60), (20, 1, 1), (3, 20, 20)], 0, 0).as_transpose(), None);
+        assert_eq!(pair([(60, 1, 1)], 0, 0).as_transpose(), None);
     }
 
     #[test]
     fn packed_requires_aligned_rows() {
-        let pair = |inner, step| StridedPair::new([(3, step, inner as isize), (inner, 1, 1)], 0, 0);
-        assert!(pair(8, 16).is_packed(8) && !pair(8, 12).is_packed(8) && !pair(12, 16).is_packed(8));
-        assert!(!StridedPair::new([(8, 1, 1)], 4, 0).is_packed(8));
-        assert!(!StridedPair::new([(8, -1, 1)], 7, 0).is_packed(8));
-        assert!(StridedPair::new([(8, 0, 1)], 3, 0).is_packed(8));
+        let rows = |inner: usize, step| pair([(3, step, inner as isize), (inner, 1, 1)], 0, 0);
+        assert!(rows(8, 16).is_packed(8) && !rows(8, 12).is_packed(8) && !rows(12, 16).is_packed(8));
+        assert!(!pair([(8, 1, 1)], 4, 0).is_packed(8));
+        assert!(!pair([(8, -1, 1)], 7, 0).is_packed(8));
+        assert!(pair([(8, 0, 1)], 3, 0).is_packed(8));
     }
 }

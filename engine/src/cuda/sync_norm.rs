@@ -1,7 +1,7 @@
 //! Batch norm with the statistics of all ranks (`kernels/cu/sync_norm.cu`).
 use super::batch_norm::{BatchNormParameters, RunningMomentum};
 use super::channels::THREADS;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 
 /// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::batch_norm::moments`]), into `saved` and the running statistics;
 /// `count`, f32 `[1]`, becomes their number of values.
@@ -16,8 +16,8 @@ pub(crate) fn merge(
     let (constant, batches) = momentum.arguments();
     let args = args![
         moments,
-        (moments.len / (2 * c + 1)) as i32,
-        c as i32,
+        int(moments.len / (2 * c + 1)),
+        int(c),
         KernelArg::optional(parameters.weight),
         KernelArg::optional(parameters.bias),
         KernelArg::optional(parameters.running.map(|[mean, _]| mean)),
@@ -34,7 +34,7 @@ pub(crate) fn merge(
 /// Replaces [sums](super::batch_norm::BackwardFactors::Sums) over all ranks by the factors of the input gradient.
 pub(crate) fn factors(gpu: &Gpu, sums: DeviceSlice, saved: DeviceSlice, count: DeviceSlice) -> Result<()> {
     let c = sums.len / 2;
-    gpu.launch(Kernel::new(MODULE, "sync_norm_factors"), grid(c), args![sums, saved, count, c as i32])
+    gpu.launch(Kernel::new(MODULE, "sync_norm_factors"), grid(c), args![sums, saved, count, int(c)])
 }
 
 fn grid(c: usize) -> LaunchConfig {

@@ -1,7 +1,7 @@
 //! Helpers for the CUDA branches of operations: the device to run on, memory for results, and errors that name the operands.
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::error::Operands;
-use crate::{DType, Device, Error, Result, Shape, Tensor};
+use crate::{DType, Device, Error, IntoShape, Result, Tensor};
 use std::sync::Arc;
 
 /// An operation whose operands are on a GPU.
@@ -45,15 +45,15 @@ impl<'a> OnGpu<'a> {
     /// A tensor whose elements are all written by the kernels that `fill` queues.
     pub fn build(
         &self,
-        shape: impl Into<Shape>,
+        shape: impl IntoShape,
         dtype: DType,
         fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> Result<Tensor> {
-        self.with_op_context(Tensor::build_on(&self.gpu, shape, dtype, fill))
+        self.with_op_context(Tensor::build_on(&self.gpu, shape.into_shape()?, dtype, fill))
     }
 
     /// An uninitialized tensor, to be written by the work queued next.
-    pub fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    pub fn empty(&self, shape: impl IntoShape, dtype: DType) -> Result<Tensor> {
         self.build(shape, dtype, |_| Ok(()))
     }
 

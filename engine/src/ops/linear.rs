@@ -28,7 +28,7 @@ impl Tensor {
         activation: Activation,
     ) -> Result<Tensor> {
         let (operands, [m, n, k]) = check("linear", self, weight, bias)?;
-        let shape = self.shape().with(self.rank() - 1, n);
+        let shape = self.shape().with(self.rank() - 1, n)?;
         if let Some(on) = OnGpu::of("linear", &operands)? {
             let layer = gpu::LinearLayer { x: self, weight, bias, sizes: [m, n, k] };
             return gpu::forward(&on, &layer, activation);

@@ -111,8 +111,6 @@ mod update_state;
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv2d::Conv2dOptions;
 pub use dropout::MaskRng;
-#[cfg(test)]
-pub(crate) use shape::broadcast_steps;
 pub use linear::AttentionMask;
 pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};
@@ -120,6 +118,8 @@ pub use pack::pack;
 pub use pool::{GlobalPool, Pool2dOptions};
 pub(crate) use prepare::CHANGE_HEADER_LEN;
 pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};
+#[cfg(test)]
+pub(crate) use shape::broadcast_steps;
 pub use update_state::{GradClip, GradientRule, LossScaling, PendingUpdateStats, UpdateState, UpdateStats};
 pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
 

@@ -43,7 +43,7 @@ fn permute_matches_the_cpu() {
             (&[0, 9, 9], &[0, 2, 1]),
             (&[], &[]),
         ] {
-            let from = Shape::new(dims);
+            let from = Shape::must_fit(dims);
             let (x, y) = (integers(from.numel(), dtype), zeros(from.numel(), dtype));
             copy::permute(gpu(), x.slice(), &from, axes, y.slice()).expect("launches");
             let mut expected = vec![0.0; from.numel()];
@@ -59,7 +59,7 @@ fn expand_matches_the_cpu() {
         for (from, to) in
             [(&[16][..], &[3, 5, 16][..]), (&[3, 1], &[3, 32]), (&[2, 1, 5], &[4, 2, 3, 5]), (&[], &[2, 3])]
         {
-            let (from, to) = (Shape::new(from), Shape::new(to));
+            let (from, to) = (Shape::must_fit(from), Shape::must_fit(to));
             let steps = crate::ops::broadcast_steps(&from, &to);
             let (x, y) = (integers(from.numel(), dtype), zeros(to.numel(), dtype));
             copy::expand(gpu(), x.slice(), &steps, &to, y.slice()).expect("launches");
@@ -79,7 +79,7 @@ fn copied_blocks_match_their_source() {
             ([2, 3, 16], [0, 0, 8], [2, 5, 32], [0, 1, 16], [2, 3, 8]),
             ([2, 3, 5], [0, 0, 0], [4, 7, 9], [1, 2, 3], [2, 0, 5]),
         ] {
-            let [x_shape, y_shape, block] = [x_dims, y_dims, block].map(|dims| Shape::new(&dims));
+            let [x_shape, y_shape, block] = [x_dims, y_dims, block].map(|dims| Shape::must_fit(&dims));
             let (x, y) = (integers(x_shape.numel(), dtype), zeros(y_shape.numel(), dtype));
             let (source, sink) = ((x.slice(), &x_shape, &from[..]), (y.slice(), &y_shape, &to[..]));
             copy::copy_block(gpu(), source, sink, &block).expect("launches");
@@ -101,7 +101,7 @@ fn copied_blocks_match_their_source() {
 fn flip_reverses_an_axis() {
     for dtype in DTYPES {
         for (dims, axis) in [([3, 4, 16], 0), ([3, 5, 16], 1), ([3, 4, 7], 2), ([2, 1, 3], 1)] {
-            let shape = Shape::new(&dims);
+            let shape = Shape::must_fit(&dims);
             let (x, y) = (integers(shape.numel(), dtype), zeros(shape.numel(), dtype));
             copy::flip(gpu(), x.slice(), &shape, axis, y.slice()).expect("launches");
             let (n, row) = (dims[axis], dims[axis + 1..].iter().product::<usize>());

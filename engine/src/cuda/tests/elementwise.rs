@@ -115,8 +115,8 @@ fn activations_and_their_gradients_match_the_cpu() {
 }
 
 fn check_binary<F: BinaryFn>(a: &[usize], b: &[usize], positive: bool) {
-    let (a_shape, b_shape) = (Shape::new(a), Shape::new(b));
-    let shape = a_shape.broadcast(&b_shape).expect("broadcastable shapes");
+    let (a_shape, b_shape) = (Shape::must_fit(a), Shape::must_fit(b));
+    let shape = a_shape.broadcast(&b_shape).expect("few elements").expect("broadcastable shapes");
     let [a_steps, b_steps] = [a_shape, b_shape].map(|s| crate::ops::broadcast_steps(&s, &shape));
     for dtype in FLOATS {
         let what = format!("{} of {a_shape} and {b_shape}", F::KERNEL);

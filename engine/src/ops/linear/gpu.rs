@@ -24,7 +24,7 @@ impl LinearLayer<'_> {
     }
 
     fn output(&self, on: &OnGpu) -> Result<Tensor> {
-        on.empty(self.x.shape().with(self.x.rank() - 1, self.sizes[1]), self.x.dtype())
+        on.empty(self.x.shape().with(self.x.rank() - 1, self.sizes[1])?, self.x.dtype())
     }
 
     /// Computes the matmul into `y` with an epilogue that uses the bias; false without a bias or where the epilogue is not supported.

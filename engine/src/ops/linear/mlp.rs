@@ -46,7 +46,7 @@ fn fused(
     let [m, hidden, _] = layer.sizes;
     let (x, w1) = (layer.x, layer.weight);
     let dtype = x.dtype();
-    let h = on.empty(x.shape().with(x.rank() - 1, hidden), dtype)?;
+    let h = on.empty(x.shape().with(x.rank() - 1, hidden)?, dtype)?;
     let gemm = Gemm { epilogue: forward_epilogue, ..Gemm::new(dtype, m, hidden, 0) };
     let aux = match forward_epilogue {
         Epilogue::BiasReluAux => on.empty([gemm.aux_bytes()], DType::U8)?,

@@ -17,7 +17,8 @@ impl Tensor {
                 format!("{len} elements from {start} are out of range for axis {axis}"),
             ));
         }
-        let mut block = Block { whole: *self.shape(), at: vec![0; self.rank()], shape: self.shape().with(axis, len)? };
+        let mut block =
+            Block { whole: *self.shape(), at: vec![0; self.rank()], shape: self.shape().with(axis, len)? };
         block.at[axis] = start;
         if axis > 0 {
             return apply(block, &[self]);
@@ -125,5 +126,46 @@ impl Op for Pad {
 impl Derivative for Pad {
     fn backward(&self, _: &Saved, dy: Tensor, _: &[bool]) -> Result<Gradients> {
         Ok(vec![Some(apply(self.block.clone(), &[&dy])?)])
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn ranges_and_paddings_that_wrap_are_rejected() {
+        let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [3, 2]).expect("memory");
+        // A view that does not start at the first element: a wrapped start is inside of its storage.
+        let view = x.narrow(0, 1, 2).expect("in range");
+        for axis in [0, 1] {
+            for (start, len) in [(usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX), (3, 0)] {
+                let error = view.narrow(axis, start, len).expect_err("out of range").to_string();
+                assert!(error.contains("out of range"), "{error}");
+            }
+        }
+        for pads in
+            [[(usize::MAX, 0), (0, 0)], [(usize::MAX - 1, usize::MAX), (0, 0)], [(1 << 40, 0), (1 << 40, 0)]]
+        {
+            assert!(matches!(x.pad(&pads, 0.0), Err(Error::Shape { .. })), "{pads:?}");
+        }
+    }
+
+    #[test]
+    fn shapes_whose_product_wraps_are_rejected() {
+        // The product of the extents is 1 modulo 2^64.
+        let wrapping = [3, 12_297_829_382_473_034_411, 1, 1];
+        assert!(matches!(Tensor::from_slice(&[1.0f32], wrapping), Err(Error::Shape { .. })));
+        let x = Tensor::scalar(1.0f32).expect("memory");
+        assert!(matches!(x.reshape(wrapping), Err(Error::Shape { .. })));
+        assert!(matches!(x.expand(wrapping), Err(Error::Shape { .. })));
+        assert!(matches!(Tensor::zeros([1; 7], DType::F32, &crate::Device::Cpu), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds Tensor(f32[2] on cpu)")]
+    fn view_beyond_the_tensor_panics() {
+        let x = Tensor::from_slice(&[1.0f32, 2.0], [2]).expect("memory");
+        x.view(usize::MAX, Shape::must_fit(&[2]));
     }
 }

@@ -3,7 +3,6 @@ use crate::autograd::{AutogradMeta, Derivative, Gradients, Saved};
 use crate::cpu::{self, parallel::for_each_piece};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any, with_derivative};
-use crate::ops::dispatch_any;
 use crate::{DType, Device, Error, Result, Tensor};
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Separable resampling of images (`kernels/cu/interpolate.cu`), with the same weight tables as on the CPU.
 use crate::DType;
 use crate::cuda::channels::pixel_grid;
-use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelInts, Result, args};
 use crate::resampling::Resampling;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) fn resample(
     let size = [vertical.rows().len(), horizontal.rows().len()];
     let rows = y.len / size[1] / c;
     // Fields of `struct Resampling` in the kernels.
-    let geometry = [
+    let geometry = KernelInts::from([
         c,
         vertical.inputs(),
         horizontal.inputs(),
@@ -27,9 +27,8 @@ pub(crate) fn resample(
         size[1],
         rows_table.stride,
         columns_table.stride,
-    ]
-    .map(|v| v as i32);
-    let args = args![x, y, rows, rows_table.slice(), columns_table.slice(), KernelArg::by_value(&geometry)];
+    ]);
+    let args = args![x, y, rows, rows_table.slice(), columns_table.slice(), &geometry];
     gpu.launch(
         Kernel::new("interpolate", "interpolate").of(x.dtype),
         pixel_grid(rows, size[1], c, x.dtype),

@@ -1,7 +1,7 @@
 //! Normalization of u8 images (`kernels/cu/normalize.cu`).
 use crate::DType;
-use crate::cuda::strided_pair::{num_packs, to_i32};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::strided_pair::num_packs;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use std::sync::Arc;
 
 /// `y = (x / max_value - mean) / std` by channel (the last axis). Mean and std of up to four channels are passed by value, so that the
@@ -16,7 +16,7 @@ pub(crate) fn forward(
     if x.len == 0 {
         return Ok(());
     }
-    let (channels, grid) = (to_i32(mean.len())?, LaunchConfig::grid_stride(num_packs(y)));
+    let (channels, grid) = (int(mean.len()), LaunchConfig::grid_stride(num_packs(y)));
     if let Some(mean_std) = InlineMeanStd::new(mean, std) {
         let arguments = args![x, y, x.len, channels, max_value, KernelArg::by_value(&mean_std)];
         return gpu.launch(Kernel::new(MODULE, "normalize").of(y.dtype), grid, arguments);

@@ -1,7 +1,7 @@
 //! Softmax cross entropy against class indices (`kernels/cu/cross_entropy.cu`).
 use crate::DType;
 use crate::cuda::channels::{THREADS, is_long, row_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use std::sync::Arc;
 
 /// Output for the numbers of rows whose target is among the 1 and the `k` highest logits: `[2]` i64.
@@ -24,7 +24,7 @@ pub(crate) fn forward(
     let (rows, classes) = (target.len, x.len / target.len);
     mean_loss(gpu, rows, loss, counts, |losses, ranks| {
         let (long, ranks) = (i32::from(is_long(classes)), KernelArg::optional(ranks));
-        let args = args![x, target, losses, log_sums, ranks, rows, classes as i32, smoothing as f32, long];
+        let args = args![x, target, losses, log_sums, ranks, rows, int(classes), smoothing as f32, long];
         gpu.launch(Kernel::new(MODULE, "cross_entropy_fwd").of(x.dtype), row_grid(rows, classes), args)
     })
 }
@@ -42,7 +42,7 @@ pub(super) fn mean_loss(
     let (losses, ranks) =
         (losses.as_slice(DType::F32), ranks.as_ref().map(|ranks| ranks.as_slice(DType::F32)));
     forward(losses, ranks)?;
-    let k = counts.map_or(0, |counts| counts.k.min(i32::MAX as usize) as i32);
+    let k = int(counts.map_or(0, |counts| counts.k.min(i32::MAX as usize)));
     let counts = KernelArg::optional(counts.map(|counts| counts.counts));
     let args = args![losses, KernelArg::optional(ranks), rows, k, loss, counts];
     gpu.launch(Kernel::new(MODULE, "cross_entropy_mean"), LaunchConfig::linear(1, THREADS), args)
@@ -59,7 +59,7 @@ pub(crate) fn backward(
     dx: DeviceSlice,
 ) -> Result<()> {
     let (rows, classes) = (target.len, x.len / target.len);
-    let args = args![x, target, log_sums, grad, dx, rows, classes as i32, smoothing as f32];
+    let args = args![x, target, log_sums, grad, dx, rows, int(classes), smoothing as f32];
     // No reduction over rows: a warp per row, whatever its length.
     gpu.launch(Kernel::new(MODULE, "cross_entropy_bwd").of(x.dtype), row_grid(rows, 1), args)
 }

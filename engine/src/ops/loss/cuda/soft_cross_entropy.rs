@@ -2,7 +2,7 @@
 use super::cross_entropy::{TopKCounts, mean_loss};
 use crate::DType;
 use crate::cuda::channels::{THREADS, is_long, pack, row_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use std::sync::Arc;
 
 /// Computes the mean over rows of `-sum(t * log softmax(x))` (`loss`, one f32) and `saved` (two f32 per row) for the backward pass.
@@ -18,7 +18,7 @@ pub(crate) fn soft_forward(
     let classes = x.len / rows;
     mean_loss(gpu, rows, loss, counts, |losses, ranks| {
         let (ranks, long) = (KernelArg::optional(ranks), i32::from(is_long(classes)));
-        let args = args![x, target, losses, saved, ranks, rows, classes as i32, long];
+        let args = args![x, target, losses, saved, ranks, rows, int(classes), long];
         gpu.launch(Kernel::new(MODULE, "soft_cross_entropy_fwd").of(x.dtype), row_grid(rows, classes), args)
     })
 }
@@ -33,7 +33,7 @@ pub(crate) fn soft_backward(
     dx: DeviceSlice,
 ) -> Result<()> {
     let rows = saved.len / 2;
-    let args = args![x, target, saved, grad, dx, rows, (x.len / rows) as i32];
+    let args = args![x, target, saved, grad, dx, rows, int(x.len / rows)];
     // No reduction over rows: a warp per row, whatever its length.
     gpu.launch(Kernel::new(MODULE, "soft_cross_entropy_bwd").of(x.dtype), row_grid(rows, 1), args)
 }

@@ -2,7 +2,7 @@
 use super::row_norm::is_f32;
 use crate::DType;
 use crate::cuda::channels::{Chunks, THREADS, merge_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args};
 use crate::ops::norm::cpu::GroupNorm;
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ pub(crate) fn forward(
     let partial = partial.as_slice(DType::F32);
     let geometry = chunks.geometry();
     let kernel = Kernel::new(MODULE, "group_norm_statistics").of(x.dtype);
-    gpu.launch(kernel, chunks.grid(), args![x, partial, KernelArg::by_value(&geometry)])?;
-    let args = args![partial, norm.eps as f32, stats, KernelArg::by_value(&geometry)];
+    gpu.launch(kernel, chunks.grid(), args![x, partial, &geometry])?;
+    let args = args![partial, norm.eps as f32, stats, &geometry];
     gpu.launch(Kernel::new(MODULE, "group_norm_finalize_f32"), chunks.group_grid(), args)?;
-    let args = args![x, weight, bias, stats, y, is_f32(Some(weight)), KernelArg::by_value(&geometry)];
+    let args = args![x, weight, bias, stats, y, is_f32(Some(weight)), &geometry];
     gpu.launch(Kernel::new(MODULE, "group_norm_fwd").of(x.dtype), chunks.grid(), args)
 }
 
@@ -40,16 +40,10 @@ pub(crate) fn backward(
     let partial = gpu.empty(chunks.partial_len(), DType::F32)?;
     let partial = partial.as_slice(DType::F32);
     let geometry = chunks.geometry();
-    let args = args![x, dy, stats, partial, KernelArg::by_value(&geometry)];
+    let args = args![x, dy, stats, partial, &geometry];
     gpu.launch(Kernel::new(MODULE, "group_norm_sums_bwd").of(x.dtype), chunks.grid(), args)?;
     if dweight.or(dbias).is_some() {
-        let args = args![
-            partial,
-            stats,
-            KernelArg::optional(dweight),
-            KernelArg::optional(dbias),
-            KernelArg::by_value(&geometry)
-        ];
+        let args = args![partial, stats, KernelArg::optional(dweight), KernelArg::optional(dbias), &geometry];
         let kernel = Kernel::new(MODULE, "group_norm_parameters_bwd").of(weight.dtype);
         gpu.launch(kernel, merge_grid(norm.c), args)?;
     }
@@ -57,12 +51,8 @@ pub(crate) fn backward(
     let factors = gpu.empty(chunks.images * norm.groups * 2, DType::F32)?;
     let factors = factors.as_slice(DType::F32);
     let kernel = Kernel::new(MODULE, "group_norm_input_bwd").of(weight.dtype);
-    gpu.launch(
-        kernel,
-        chunks.group_grid(),
-        args![partial, weight, stats, factors, KernelArg::by_value(&geometry)],
-    )?;
-    let args = args![x, dy, weight, stats, factors, dx, is_f32(Some(weight)), KernelArg::by_value(&geometry)];
+    gpu.launch(kernel, chunks.group_grid(), args![partial, weight, stats, factors, &geometry])?;
+    let args = args![x, dy, weight, stats, factors, dx, is_f32(Some(weight)), &geometry];
     gpu.launch(Kernel::new(MODULE, "group_norm_bwd").of(x.dtype), chunks.grid(), args)
 }
 
@@ -98,8 +88,8 @@ impl ImageChunks<'_> {
     }
 
     /// Fields of `struct GroupNorm` in the kernels.
-    fn geometry(&self) -> [i32; 6] {
+    fn geometry(&self) -> KernelInts<6> {
         let GroupNorm { pixels, c, groups, .. } = *self.norm;
-        [self.images, pixels, c, groups, self.chunks.count, self.chunks.rows].map(|v| v as i32)
+        KernelInts::from([self.images, pixels, c, groups, self.chunks.count, self.chunks.rows])
     }
 }

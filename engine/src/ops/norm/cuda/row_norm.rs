@@ -1,7 +1,7 @@
 //! Layer norm and RMS norm (`kernels/cu/row_norm.cu`).
 use crate::DType;
 use crate::cuda::channels::{Chunks, is_long, merge_grid, row_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::ops::norm::cpu::RowNorm;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) fn forward(
         y,
         stats,
         rows,
-        norm.n as i32,
+        int(norm.n),
         i32::from(norm.centre),
         norm.eps as f32,
         is_f32(weight.or(bias)),
@@ -44,18 +44,8 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let rows = x.len / norm.n;
     let (centre, long) = (i32::from(norm.centre), i32::from(is_long(norm.n)));
-    let args = args![
-        x,
-        dy,
-        KernelArg::optional(weight),
-        stats,
-        dx,
-        rows,
-        norm.n as i32,
-        centre,
-        is_f32(weight),
-        long
-    ];
+    let args =
+        args![x, dy, KernelArg::optional(weight), stats, dx, rows, int(norm.n), centre, is_f32(weight), long];
     gpu.launch(Kernel::new(MODULE, "row_norm_bwd").of(x.dtype), row_grid(rows, norm.n), args)
 }
 
@@ -73,10 +63,10 @@ pub(crate) fn parameter_gradients(
     let chunks = Chunks::for_sums(rows, n, x.dtype);
     let partial = gpu.empty(chunks.count * 2 * n, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
-    let args = args![x, dy, stats, partial, rows, n as i32, chunks.rows as i32];
+    let args = args![x, dy, stats, partial, rows, int(n), int(chunks.rows)];
     gpu.launch(Kernel::new(MODULE, "row_norm_sums_bwd").of(x.dtype), chunks.grid(), args)?;
     let (dweight, dbias) = (KernelArg::optional(dweight), KernelArg::optional(dbias));
-    let args = args![partial, chunks.count as i32, n as i32, dweight, dbias];
+    let args = args![partial, int(chunks.count), int(n), dweight, dbias];
     gpu.launch(Kernel::new(MODULE, "row_norm_finalize_bwd").of(dtype), merge_grid(n), args)
 }
 

@@ -1,13 +1,13 @@
 //! Adaptive average and max pooling (`kernels/cu/adaptive_pool.cu`).
 use crate::DType;
 use crate::cuda::channels::{grid, pack, pixel_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelInts, LaunchConfig, Result, args, int};
 use crate::ops::pool::AdaptivePool;
 
 /// Mean of each window.
 pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
     let shape = geometry(s);
-    let args = args![x, y, windows(s), KernelArg::by_value(&shape)];
+    let args = args![x, y, windows(s), &shape];
     gpu.launch(
         Kernel::new(MODULE, "adaptive_avg_pool_fwd").of(x.dtype),
         window_grid(windows(s), s.c, x.dtype),
@@ -20,7 +20,7 @@ pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: DeviceSlice, dx: Dev
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = Kernel::new(MODULE, "adaptive_avg_pool_bwd").of(dy.dtype);
-    gpu.launch(kernel, grid, args![dy, dx, rows, KernelArg::by_value(&geometry(s))])
+    gpu.launch(kernel, grid, args![dy, dx, rows, &geometry(s)])
 }
 
 /// Maximum of each window; `chosen`, 4 bytes per window and channel, receives the index of its pixel within the image.
@@ -32,7 +32,7 @@ pub(crate) fn max_forward(
     chosen: DeviceSlice,
 ) -> Result<()> {
     let shape = geometry(s);
-    let args = args![x, y, chosen, windows(s), KernelArg::by_value(&shape)];
+    let args = args![x, y, chosen, windows(s), &shape];
     gpu.launch(
         Kernel::new(MODULE, "adaptive_max_pool_fwd").of(x.dtype),
         window_grid(windows(s), s.c, x.dtype),
@@ -51,7 +51,7 @@ pub(crate) fn max_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = Kernel::new(MODULE, "adaptive_max_pool_bwd").of(dy.dtype);
-    gpu.launch(kernel, grid, args![dy, chosen, dx, rows, KernelArg::by_value(&geometry(s))])
+    gpu.launch(kernel, grid, args![dy, chosen, dx, rows, &geometry(s)])
 }
 
 /// For each window the pixel of `x` at the index in `chosen`.
@@ -65,7 +65,7 @@ pub(crate) fn pick_maxima(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = Kernel::new(MODULE, "adaptive_max_pool_pick").of(x.dtype);
-    gpu.launch(kernel, grid, args![x, chosen, y, rows, KernelArg::by_value(&geometry(s))])
+    gpu.launch(kernel, grid, args![x, chosen, y, rows, &geometry(s)])
 }
 
 /// Gradient of each image's maximum `y` `[n, c]`, distributed evenly between the pixels that equal it.
@@ -79,7 +79,7 @@ pub(crate) fn amax_backward(
 ) -> Result<()> {
     let images = y.len / c;
     let pixels = x.len / y.len;
-    let args = args![x, y, dy, dx, images, pixels as i32, c as i32];
+    let args = args![x, y, dy, dx, images, int(pixels), int(c)];
     gpu.launch(Kernel::new(MODULE, "amax_pool_bwd").of(x.dtype), window_grid(images, c, x.dtype), args)
 }
 
@@ -95,6 +95,6 @@ fn window_grid(windows: usize, c: usize, dtype: DType) -> LaunchConfig {
 }
 
 /// Fields of `struct AdaptivePool` in the kernels.
-fn geometry(s: &AdaptivePool) -> [i32; 5] {
-    [s.size[0], s.size[1], s.out[0], s.out[1], s.c].map(|v| v as i32)
+fn geometry(s: &AdaptivePool) -> KernelInts<5> {
+    KernelInts::from([s.size[0], s.size[1], s.out[0], s.out[1], s.c])
 }

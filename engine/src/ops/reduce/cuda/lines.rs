@@ -1,8 +1,7 @@
 //! Operations along an axis (`kernels/cu/lines.cu`): top-k, gather and scatter-add, one-hot, cumulative sum, product. A line is a 1-d
 //! slice along the axis.
 use crate::DType;
-use crate::cuda::strided_pair::to_i32;
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::ops::reduce::Lines;
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ pub(crate) fn top_k(
     let side = (THREADS / lines.inner.next_power_of_two().min(32)).min(lines.n.next_power_of_two());
     let lanes = THREADS / side;
     let grid = LaunchConfig::linear(lines.count().div_ceil(lanes).min(1 << 16), THREADS);
-    let [count, n, inner] = shape_args(lines)?;
+    let [count, n, inner] = shape_args(lines);
     let arguments = args![
         x,
         KernelArg::optional(values),
@@ -40,8 +39,8 @@ pub(crate) fn top_k(
         count,
         n,
         inner,
-        to_i32(k)?,
-        lanes as i32,
+        int(k),
+        int(lanes),
         i32::from(order.smallest),
         i32::from(order.nan_first),
     ];
@@ -60,9 +59,9 @@ pub(crate) fn gather(
     if y.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = shape_args(lines)?;
+    let [count, n, inner] = shape_args(lines);
     let kernel = Kernel::new(MODULE, "gather_fwd").of(x.dtype);
-    gpu.launch(kernel, LaunchConfig::grid_stride(y.len), args![x, index, y, count, n, inner, to_i32(k)?])
+    gpu.launch(kernel, LaunchConfig::grid_stride(y.len), args![x, index, y, count, n, inner, int(k)])
 }
 
 /// Transpose of [`gather`]: `dx[line, index[line, j]] += dy[line, j]`, from zero and in the order of `j`.
@@ -77,12 +76,12 @@ pub(crate) fn scatter_add(
     if dx.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = shape_args(lines)?;
+    let [count, n, inner] = shape_args(lines);
     let kernel = Kernel::new(MODULE, "gather_bwd").of(dy.dtype);
     gpu.launch(
         kernel,
         LaunchConfig::grid_stride(lines.count()),
-        args![dy, index, dx, count, n, inner, to_i32(k)?],
+        args![dy, index, dx, count, n, inner, int(k)],
     )
 }
 
@@ -97,7 +96,7 @@ pub(crate) fn one_hot(
     if y.len == 0 {
         return Ok(());
     }
-    let arguments = args![index, y, index.len, to_i32(classes)?, on as f32, off as f32];
+    let arguments = args![index, y, index.len, int(classes), on as f32, off as f32];
     gpu.launch(Kernel::new(MODULE, "one_hot").of(y.dtype), LaunchConfig::grid_stride(y.len), arguments)
 }
 
@@ -106,7 +105,7 @@ pub(crate) fn cumsum(gpu: &Gpu, lines: Lines, x: DeviceSlice, reverse: bool, y: 
     if x.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = shape_args(lines)?;
+    let [count, n, inner] = shape_args(lines);
     let kernel = Kernel::new(MODULE, "cumsum").of(x.dtype);
     gpu.launch(
         kernel,
@@ -120,7 +119,7 @@ pub(crate) fn prod(gpu: &Gpu, lines: Lines, x: DeviceSlice, y: DeviceSlice) -> R
     if y.len == 0 {
         return Ok(());
     }
-    let [count, n, inner] = shape_args(lines)?;
+    let [count, n, inner] = shape_args(lines);
     let kernel = Kernel::new(MODULE, "prod_fwd").of(x.dtype);
     gpu.launch(kernel, LaunchConfig::grid_stride(lines.count()), args![x, y, count, n, inner])
 }
@@ -138,7 +137,7 @@ pub(crate) fn prod_backward(
     }
     // Suffix products, in f64.
     let suffix = gpu.empty(x.len, DType::F64)?;
-    let [count, n, inner] = shape_args(lines)?;
+    let [count, n, inner] = shape_args(lines);
     let arguments = args![x, dy, dx, suffix.as_slice(DType::F64), count, n, inner];
     gpu.launch(
         Kernel::new(MODULE, "prod_bwd").of(x.dtype),
@@ -151,10 +150,6 @@ const MODULE: &str = "lines";
 const THREADS: usize = 256;
 
 /// Arguments that describe lines: their number, their length, and the stride between their elements.
-fn shape_args(lines: Lines) -> Result<[KernelArg<'static>; 3]> {
-    Ok([
-        KernelArg::from(lines.count()),
-        KernelArg::from(to_i32(lines.n)?),
-        KernelArg::from(to_i32(lines.inner)?),
-    ])
+fn shape_args(lines: Lines) -> [KernelArg<'static>; 3] {
+    [KernelArg::from(lines.count()), int(lines.n), int(lines.inner)]
 }

@@ -1,8 +1,7 @@
 //! Sums over an axis (`kernels/cu/reduce.cu`): in one launch, or, depending on the shape, in two with f32 sums of chunks between them.
 use crate::DType;
 use crate::cuda::channels::{THREADS, is_long, row_grid};
-use crate::cuda::strided_pair::to_i32;
-use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, copy};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, copy, int};
 use std::sync::Arc;
 
 /// `y[o, i] = factor * sum over j of x[o, j, i]`, for x `[outer, n, inner]`. x and y have one dtype, or one is f32 and the other f16 or
@@ -51,9 +50,8 @@ fn sum_chunks(
         );
     }
     let columns = ColumnLayout::new(inner, x);
-    let grid = LaunchConfig::linear(to_i32(columns.tiles * outer * chunks)? as usize, THREADS);
-    let arguments =
-        args![x, out, n, to_i32(inner)?, to_i32(chunk)?, i32::from(columns.packed), factor as f32];
+    let grid = LaunchConfig::linear(columns.tiles * outer * chunks, THREADS);
+    let arguments = args![x, out, n, int(inner), int(chunk), i32::from(columns.packed), factor as f32];
     gpu.launch(Kernel::new(MODULE, "sum_columns").of(x.dtype).of(out.dtype), grid, arguments)
 }
 
