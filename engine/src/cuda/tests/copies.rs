@@ -2,7 +2,8 @@
 use super::{DeviceArray, gpu};
 use crate::cpu::binary::BroadcastLayout;
 use crate::cuda::copy;
-use crate::{DType, Shape, cpu};
+use crate::ops::shape::cpu as on_cpu;
+use crate::{DType, Shape};
 
 const DTYPES: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::I64, DType::U8];
 
@@ -47,7 +48,7 @@ fn permute_matches_the_cpu() {
             let (x, y) = (integers(from.numel(), dtype), zeros(from.numel(), dtype));
             copy::permute(gpu(), x.slice(), &from, axes, y.slice()).expect("launches");
             let mut expected = vec![0.0; from.numel()];
-            cpu::permute::permute(&x.values, &from, axes, &mut expected);
+            on_cpu::permute::permute(&x.values, &from, axes, &mut expected);
             assert_eq!(y.to_host(), expected, "{dims:?} by {axes:?}, {dtype}");
         }
     }
@@ -64,7 +65,7 @@ fn expand_matches_the_cpu() {
             let (x, y) = (integers(from.numel(), dtype), zeros(to.numel(), dtype));
             copy::expand(gpu(), x.slice(), &steps, &to, y.slice()).expect("launches");
             let mut expected = vec![0.0; to.numel()];
-            cpu::expand::forward(&BroadcastLayout::new(&to, &steps, &steps), &x.values, &mut expected);
+            on_cpu::expand::forward(&BroadcastLayout::new(&to, &steps, &steps), &x.values, &mut expected);
             assert_eq!(y.to_host(), expected, "{from} to {to}, {dtype}");
         }
     }
