@@ -12,7 +12,7 @@ use fornax_engine::cuda::cublaslt::{Epilogue, Gemm, check_descriptors};
 use fornax_engine::cuda::cudnn::{
     ConvEngineOptions, ConvFusion, ConvKind, ConvPlanner, ConvProblem, DeviceProperties,
 };
-use fornax_engine::{ConvAlgorithm, ConvShape, DType};
+use fornax_engine::{ConvShape, DType};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -248,19 +248,8 @@ impl Network {
 
     /// Adds a square convolution with "same" padding and returns its output channels.
     fn conv(&mut self, c_in: usize, c_out: usize, kernel: usize, stride: usize, groups: usize) -> usize {
-        let shape = ConvShape {
-            n: BATCH,
-            h: self.size,
-            w: self.size,
-            c_in,
-            c_out,
-            kernel: [kernel; 2],
-            stride: [stride; 2],
-            padding: [kernel / 2; 2],
-            dilation: [1; 2],
-            groups,
-            algorithm: ConvAlgorithm::Auto,
-        };
+        let shape =
+            ConvShape { groups, ..ConvShape::square(BATCH, self.size, [c_in, c_out], kernel, stride) };
         self.size = shape.out_h();
         self.layers.push(shape);
         c_out

@@ -40,6 +40,29 @@ pub enum ConvAlgorithm {
 }
 
 impl ConvShape {
+    /// Convolution of `n` square images of side `size` with a square kernel of odd side and padding `kernel / 2`, without dilation or groups.
+    pub const fn square(
+        n: usize,
+        size: usize,
+        [c_in, c_out]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+    ) -> ConvShape {
+        ConvShape {
+            n,
+            h: size,
+            w: size,
+            c_in,
+            c_out,
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [kernel / 2; 2],
+            dilation: [1; 2],
+            groups: 1,
+            algorithm: ConvAlgorithm::Auto,
+        }
+    }
+
     /// Output height, `(h + 2p - d(k-1) - 1) / s + 1`.
     pub const fn out_h(&self) -> usize {
         self.out(self.h, 0)

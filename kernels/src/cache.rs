@@ -15,6 +15,13 @@ pub fn folder() -> PathBuf {
         .join("fornax")
 }
 
+/// Folder of the compiled kernels, and their number.
+pub fn compiled_kernels() -> (PathBuf, usize) {
+    let folder = folder().join(KERNELS);
+    let count = count_entries(&folder);
+    (folder, count)
+}
+
 /// Returns the text stored under a key of any characters in the subfolder `kind` of the cache folder. `None` if there is none, or if the
 /// entry is damaged or of another key.
 pub fn load_text(kind: &str, key: &str) -> Option<String> {
@@ -41,8 +48,17 @@ pub(crate) fn store(key: &str, image: &[u8]) {
 /// Bytes of the SHA-256 checksum at the start of a cache file.
 const CHECKSUM_BYTES: usize = 32;
 
+/// Subfolder of the compiled kernels.
+const KERNELS: &str = "kernels";
+
 fn file(folder: &Path, key: &str) -> PathBuf {
-    folder.join("kernels").join(key)
+    folder.join(KERNELS).join(key)
+}
+
+/// Number of entries in a subfolder; 0 if it cannot be read. Names of unfinished entries begin with a dot.
+fn count_entries(folder: &Path) -> usize {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| !name.to_string_lossy().starts_with('.')).count()
 }
 
 /// Path of a text: its name is a hash of the key.
@@ -118,6 +134,18 @@ mod tests {
         *damaged.last_mut().expect("bytes") ^= 1;
         fs::write(&path, damaged).expect("it can be written");
         assert_eq!(load_text_from(&path, key), None);
+    }
+
+    #[test]
+    fn unfinished_entries_are_not_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kernels = folder.path().join(KERNELS);
+        assert_eq!(count_entries(&kernels), 0);
+        for key in ["one", "two"] {
+            store_at(&file(folder.path(), key), b"image").expect("it can be written");
+        }
+        fs::write(kernels.join(".1-0"), "part").expect("it can be written");
+        assert_eq!(count_entries(&kernels), 2);
     }
 
     #[test]

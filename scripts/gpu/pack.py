@@ -20,7 +20,7 @@ SOURCES = pathlib.Path("target/gpu-suite-sources")
 RETURNED = pathlib.Path("target/caches.tar.xz")
 COUNTED_STEP = "step/resnet50/f16"
 CAPABILITIES = "8.0,9.0,10.0"
-DEVICES = ["scripts/cudnn/h200.json", "scripts/cudnn/a100.json"]
+DEVICES = ["scripts/cudnn/h200.json", "scripts/cudnn/a100.json", "scripts/cudnn/b200.json"]
 # Seconds in which cuDNN builds plans; those of f16 come first.
 PLAN_SECONDS = 900
 BUILDS = [

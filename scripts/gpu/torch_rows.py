@@ -141,6 +141,25 @@ def batch_norm(name, dtype, n, h, c, residual, backward):
     operation(row, added if residual else plain, inputs, lambda: images(n, h, c, dtype, False), backward)
 
 
+def pooled_stem(name, dtype):
+    n, size, c = size_of(256, 2), size_of(224, 8), 64
+    mean, var = torch.zeros(c, device=DEVICE), torch.ones(c, device=DEVICE)
+
+    def run(kernel, w, b, x):
+        y = F.batch_norm(F.conv2d(x, kernel, stride=2, padding=3), mean, var, w, b, True, 0.1, 1e-5)
+        return F.max_pool2d(F.relu(y, inplace=True), 3, 2, 1)
+
+    def inputs():
+        weight = torch.ones(c, device=DEVICE).requires_grad_()
+        bias = torch.full((c,), 0.5, device=DEVICE).requires_grad_()
+        return [images(c, 7, 3, dtype), weight, bias, images(n, size, 3, dtype, False)]
+
+    for backward in [False, True]:
+        direction = "forward+backward" if backward else "forward"
+        row = f"pooled_stem/{n}x{size}x{size}x3/{name}/{direction}"
+        operation(row, run, inputs, lambda: images(n, size // 4, c, dtype, False), backward)
+
+
 def prepare(name, dtype):
     n, size = size_of(256, 2), size_of(224, 6)
     mean = torch.tensor([0.485, 0.456, 0.406], device=DEVICE).view(1, 3, 1, 1) * 255
@@ -291,6 +310,7 @@ def main():
     for name, dtype in DTYPES.items():
         prepare(name, dtype)
         batch_norms(name, dtype)
+        pooled_stem(name, dtype)
         others(name, dtype)
     for name, dtype in DTYPES.items():
         convolutions(name, dtype)

@@ -71,4 +71,8 @@ impl ModelStep {
     pub fn run(&mut self, batch: &Batch) -> Result<f64, fornax::Error> {
         self.step.run(&*self.model, &self.optimizer, std::slice::from_ref(batch), LEARNING_RATE)
     }
+    /// Parameters of the model.
+    pub fn parameters(&self) -> Vec<Tensor> {
+        self.optimizer.parameters().iter().map(|p| p.tensor.clone()).collect()
+    }
 }

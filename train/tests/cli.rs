@@ -362,7 +362,7 @@ fn lists_show_models_datasets_libraries_and_kernels() {
     assert!(succeed(folder.path(), "models --num-classes 1000").contains("11,689,512"));
     assert!(succeed(folder.path(), "datasets").contains("fashion-mnist"));
     let doctor = succeed(folder.path(), "doctor");
-    for what in ["SIMD", "driver", "NVRTC", "cuBLASLt", "cuDNN", "NCCL"] {
+    for what in ["SIMD", "driver", "NVRTC", "cuBLASLt", "cuDNN", "NCCL", "kernel cache"] {
         assert!(doctor.contains(what), "{what} in {doctor}");
     }
     assert!(succeed(folder.path(), "kernels list").contains("batch_norm"));

@@ -9,7 +9,7 @@ use fornax_engine::cuda::cudnn::{
     ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvPlanner, ConvProblem,
     DeviceProperties, GpuKind, store_plan_candidates,
 };
-use fornax_engine::{ConvAlgorithm, ConvShape, DType};
+use fornax_engine::{ConvShape, DType};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -88,17 +88,6 @@ fn problems() -> Vec<ConvProblem> {
 
 fn shape_of(site: ConvSite) -> ConvShape {
     let ConvSite { c_in, c_out, kernel, stride, groups, size, .. } = site;
-    ConvShape {
-        n: Network::Resnet50.input()[0],
-        h: size,
-        w: size,
-        c_in,
-        c_out,
-        kernel: [kernel; 2],
-        stride: [stride; 2],
-        padding: [kernel / 2; 2],
-        dilation: [1; 2],
-        groups,
-        algorithm: ConvAlgorithm::default(),
-    }
+    let n = Network::Resnet50.input()[0];
+    ConvShape { groups, ..ConvShape::square(n, size, [c_in, c_out], kernel, stride) }
 }

@@ -2,8 +2,8 @@
 use super::{GpuRow, ProblemSize, Variant};
 use fornax_engine::random::{RngKey, RngStream};
 use fornax_engine::{
-    Activation, BatchNorm, DType, Device, EraseMode, ImageBox, ImageChange, ImagePreparation, Result, Tensor,
-    fuse,
+    Activation, BatchNorm, Conv2dOptions, ConvBatchNorm, DType, Device, EraseMode, ImageBox, ImageChange,
+    ImagePreparation, Pool2dOptions, Result, Tensor, fuse,
 };
 
 /// All rows, forward alone and forward with backward.
@@ -20,6 +20,7 @@ pub fn rows(size: ProblemSize) -> Vec<GpuRow> {
             }
         }
         for backward in [false, true] {
+            rows.push(pooled_stem(size.pick(256, 2), size.pick(224, 8), dtype, backward));
             rows.push(cross_entropy(size.pick(1024, 4), dtype, backward));
             rows.push(activation(size.pick(256, 1), dtype, backward));
             rows.push(expression(size.pick(256, 1), dtype, backward));
@@ -91,6 +92,55 @@ fn batch_norm(shape: [usize; 4], dtype: DType, residual: bool, backward: bool) -
         Ok(vec![("fused", variant(true)), ("unfused", variant(false))])
     };
     GpuRow { name, bytes: passes * size, prepare: Box::new(prepare) }
+}
+
+/// Stem of ResNet: convolution, batch norm, ReLU and max pooling.
+fn pooled_stem(n: usize, size: usize, dtype: DType, backward: bool) -> GpuRow {
+    const C: usize = 64;
+    let (images, conv, pooled) = (n * size * size * 3, n * (size / 2).pow(2) * C, n * (size / 4).pow(2) * C);
+    // Forward: images, the convolution's output three times, the maxima and their indices. Backward: both passes read the convolution's
+    // output and the maxima's gradients and indices, the second writes the gradient, which the weight gradient reads with the images.
+    let forward = (images + 3 * conv + pooled) * dtype.size() + pooled;
+    let of_backward = (images + 4 * conv + 2 * pooled) * dtype.size() + 2 * pooled;
+    let name = format!("pooled_stem/{n}x{size}x{size}x3/{dtype}/{}", direction(backward));
+    let prepare = move |device: &Device| {
+        let x = random(&[n, size, size, 3], dtype, device)?;
+        let weight = random(&[C, 7, 7, 3], dtype, device)?.variable();
+        let dy = random(&[n, size / 4, size / 4, C], dtype, device)?;
+        let vector = |value| Tensor::full([C], value, DType::F32, device);
+        let (scale, bias) = (vector(1.0)?.variable(), vector(0.5)?.variable());
+        let (mean, var) = (vector(0.0)?, vector(1.0)?);
+        let variant = |fused: bool| -> Variant {
+            let (x, weight, dy) = (x.clone(), weight.clone(), dy.clone());
+            let (scale, bias, mean, var) = (scale.clone(), bias.clone(), mean.clone(), var.clone());
+            Box::new(move || {
+                let norm = BatchNorm {
+                    weight: Some(&scale),
+                    bias: Some(&bias),
+                    running: Some((&mean, &var)),
+                    training: true,
+                    momentum: 0.1,
+                    eps: 1e-5,
+                    ..BatchNorm::default()
+                };
+                let options = Conv2dOptions { stride: [2, 2], padding: [3, 3], ..Conv2dOptions::default() };
+                let pool = Pool2dOptions { kernel: [3, 3], padding: [1, 1], ..Pool2dOptions::default() };
+                let y = if fused {
+                    let conv = ConvBatchNorm { x: &x, weight: &weight, options, norm };
+                    conv.act_max_pool(Activation::Relu, &pool)?
+                } else {
+                    x.conv2d(&weight, None, &options)?.batch_norm(&norm)?.relu()?.max_pool2d(&pool)?
+                };
+                if backward {
+                    y.backward_from(&dy)?;
+                    [&weight, &scale, &bias].into_iter().for_each(Tensor::zero_grad);
+                }
+                Ok(())
+            })
+        };
+        Ok(vec![("fused", variant(true)), ("unfused", variant(false))])
+    };
+    GpuRow { name, bytes: forward + if backward { of_backward } else { 0 }, prepare: Box::new(prepare) }
 }
 
 /// Image preparation from bytes: mixup, normalisation and random erasing of a box.

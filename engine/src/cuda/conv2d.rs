@@ -1,6 +1,7 @@
 //! Convolution: our kernels for depthwise ones, cuDNN for all others, and our implicit GEMM as the fallback for shapes that cuDNN does
 //! not support. f32, f16 and bf16.
 use super::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
+use super::conv_norm::SummedNorm;
 use super::cudnn::{ChannelSums, ConvEngineOptions, ConvPlanChoice, FusionAlternative};
 use super::{DeviceSlice, Gpu, LibraryError, Result, conv_norm, depthwise, implicit_gemm};
 use crate::{ConvShape, DType};
@@ -45,7 +46,8 @@ pub(crate) fn forward_with_sums(
     let (c, parameters) = (s.c_out, BatchNormParameters::default());
     let mut rest = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
-        Ok(conv_norm::statistics(gpu, (y, sums), c, &parameters, None, saved.as_slice(DType::F32))?)
+        let saved = saved.as_slice(DType::F32);
+        Ok(conv_norm::statistics(gpu, SummedNorm { y, sums, parameters, momentum: None, saved }, c)?)
     };
     let mut separate = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;

@@ -1,64 +1,106 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
 use super::batch_norm::{BatchNormParameters, RunningMomentum};
-use super::channels::merge_chunks;
+use super::channels::{TICKETS, merge_chunks};
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::DType;
+use bytemuck::Zeroable;
 use std::sync::Arc;
 
-/// [`super::batch_norm::statistics`] of y, f16 or bf16, from its `sums` `[2, c]`: each channel's sum and sum of squares. Channels whose
-/// variance the sums cannot give are read again, by all blocks of their tile.
-pub(crate) fn statistics(
-    gpu: &Arc<Gpu>,
-    of: (DeviceSlice, DeviceSlice),
-    c: usize,
-    parameters: &BatchNormParameters,
-    momentum: Option<RunningMomentum>,
-    saved: DeviceSlice,
-) -> Result<()> {
-    finalize(gpu, of, c, (parameters, momentum), saved, false)
+/// Output y of a fused convolution, f16 or bf16, its `sums` `[2, c]` (each channel's sum and sum of squares), and its batch norm.
+#[derive(Clone, Copy)]
+pub(crate) struct SummedNorm<'a> {
+    pub(crate) y: DeviceSlice<'a>,
+    pub(crate) sums: DeviceSlice<'a>,
+    pub(crate) parameters: BatchNormParameters<'a>,
+    pub(crate) momentum: Option<RunningMomentum<'a>>,
+    pub(crate) saved: DeviceSlice<'a>,
+}
+
+/// [`super::batch_norm::statistics`] of y from its sums, into `saved`. Channels whose variance the sums cannot give are read again, by all
+/// blocks of their tile.
+pub(crate) fn statistics(gpu: &Arc<Gpu>, norm: SummedNorm, c: usize) -> Result<()> {
+    finalize(gpu, &[norm], c, false)
+}
+
+/// [`statistics`] of two batch norms with outputs of one shape and dtype and parameters of one dtype, which update different tensors, in one
+/// launch.
+pub(crate) fn pair_statistics(gpu: &Arc<Gpu>, norms: [SummedNorm; 2], c: usize) -> Result<()> {
+    finalize(gpu, &norms, c, false)
 }
 
 /// [`super::batch_norm::moments`] of y, from its `sums`.
 pub(crate) fn moments(
     gpu: &Arc<Gpu>,
-    of: (DeviceSlice, DeviceSlice),
+    (y, sums): (DeviceSlice, DeviceSlice),
     c: usize,
     moments: DeviceSlice,
 ) -> Result<()> {
-    finalize(gpu, of, c, (&BatchNormParameters::default(), None), moments, true)
+    let parameters = BatchNormParameters::default();
+    finalize(gpu, &[SummedNorm { y, sums, parameters, momentum: None, saved: moments }], c, true)
 }
 
-fn finalize(
-    gpu: &Arc<Gpu>,
-    (y, sums): (DeviceSlice, DeviceSlice),
-    c: usize,
-    (parameters, momentum): (&BatchNormParameters, Option<RunningMomentum>),
-    output: DeviceSlice,
-    writes_moments: bool,
-) -> Result<()> {
-    let updated = parameters.running.filter(|_| momentum.is_some());
-    let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
+/// True if one launch has enough tickets for two batch norms of `c` channels.
+pub(crate) fn supports_pair(c: usize) -> bool {
+    let (_, grid) = merge_chunks(1, c);
+    grid.grid_dim[0] as usize <= TICKETS
+}
+
+fn finalize(gpu: &Arc<Gpu>, norms: &[SummedNorm], c: usize, writes_moments: bool) -> Result<()> {
+    let (y, parameters) = (norms[0].y, norms[0].parameters);
     let rows = y.len / c;
-    let (chunk_rows, grid) = merge_chunks(rows, c);
-    let partial = gpu.empty(grid.grid_dim[1] as usize * 2 * c, DType::F64)?;
+    let (chunk_rows, mut grid) = merge_chunks(rows, c);
+    let partial = gpu.empty(norms.len() * grid.grid_dim[1] as usize * 2 * c, DType::F64)?;
+    let mut of = [NormArguments::zeroed(); 2];
+    for (arguments, norm) in of.iter_mut().zip(norms) {
+        *arguments = NormArguments::new(norm);
+    }
+    grid.grid_dim[2] = norms.len() as u32;
     let args = args![
-        y,
-        sums,
+        KernelArg::by_value(&of),
         partial.as_slice(DType::F64),
         gpu.tickets() as usize,
         rows,
         int(c),
         chunk_rows,
-        KernelArg::optional(parameters.weight),
-        KernelArg::optional(parameters.bias),
-        KernelArg::optional(updated.map(|[mean, _]| mean)),
-        KernelArg::optional(updated.map(|[_, var]| var)),
-        batches as usize,
-        constant,
-        parameters.eps as f32,
-        output,
         i32::from(writes_moments),
     ];
     let kernel = Kernel::new("conv_norm", "conv_norm_finalize").of(y.dtype).of(parameters.dtype());
     gpu.launch(kernel, grid, args)
+}
+
+/// Same layout as `struct Norm` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct NormArguments {
+    y: u64,
+    sums: u64,
+    weight: u64,
+    bias: u64,
+    running_mean: u64,
+    running_var: u64,
+    batches: u64,
+    saved: u64,
+    momentum: f32,
+    eps: f32,
+}
+
+impl NormArguments {
+    fn new(norm: &SummedNorm) -> NormArguments {
+        let SummedNorm { y, sums, parameters, momentum, saved } = norm;
+        let [mean, var] =
+            parameters.running.filter(|_| momentum.is_some()).map_or([0; 2], |r| r.map(|r| r.pointer));
+        let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
+        NormArguments {
+            y: y.pointer,
+            sums: sums.pointer,
+            weight: parameters.weight.map_or(0, |weight| weight.pointer),
+            bias: parameters.bias.map_or(0, |bias| bias.pointer),
+            running_mean: mean,
+            running_var: var,
+            batches,
+            saved: saved.pointer,
+            momentum: constant,
+            eps: parameters.eps as f32,
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::Result;
 use crate::report::{Machine, bytes};
 use fornax_engine::cpu::conv2d::half::bf16_instructions;
 use fornax_engine::cuda;
+use fornax_kernels::cache;
 
 pub fn execute() -> Result<()> {
     let machine = Machine::detect();
@@ -25,6 +26,9 @@ pub fn execute() -> Result<()> {
         );
         rows.push(vec![library.name.into(), found]);
     }
+    let (folder, count) = cache::compiled_kernels();
+    let kernels = if count == 1 { "kernel image" } else { "kernel images" };
+    rows.push(vec!["kernel cache".into(), format!("{count} compiled {kernels} in {}", folder.display())]);
     match cuda::devices() {
         Ok(devices) => {
             for (i, device) in devices.iter().enumerate() {
