@@ -1,4 +1,5 @@
 //! The geometry of 2-D pooling, shared by the operations and their kernels.
+use crate::window::{MAX_SIDE, free_steps};
 
 /// Options of 2-D pooling; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,19 @@ impl Default for Pool2dOptions {
 }
 
 impl Pool2dOptions {
-    /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits.
+    /// These options with strides and dilations of at most [`MAX_SIDE`], which is beyond every window: the windows are the same.
+    pub(crate) fn clamped(self) -> Pool2dOptions {
+        let clamp = |pair: [usize; 2]| pair.map(|v| v.min(MAX_SIDE));
+        Pool2dOptions { stride: clamp(self.stride), dilation: clamp(self.dilation), ..self }
+    }
+
+    /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits, or the padded
+    /// size exceeds 2^31 - 1.
     pub fn windows(&self, axis: usize, size: usize) -> Option<usize> {
-        let (k, s, p, d) = (self.kernel[axis], self.stride[axis], self.padding[axis], self.dilation[axis]);
-        let span = (size + 2 * p).checked_sub(d * (k - 1) + 1)?;
+        let options = self.clamped();
+        let (k, s, p, d) =
+            (options.kernel[axis], options.stride[axis], options.padding[axis], options.dilation[axis]);
+        let span = free_steps(size, k, p, d)?;
         let mut n = if self.ceil_mode { span.div_ceil(s) } else { span / s } + 1;
         // PyTorch's rule: no window lies entirely in the padding on the right.
         if self.ceil_mode && (n - 1) * s >= size + p {
@@ -58,11 +68,12 @@ impl PoolShape {
 
     /// The image positions of window `i` along an axis: (index within the window, position).
     pub fn taps(&self, axis: usize, i: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let start = self.start(axis, i);
-        (0..self.pool.kernel[axis]).filter_map(move |t| {
-            let at = start + (t * self.pool.dilation[axis]) as isize;
-            (0..self.size[axis] as isize).contains(&at).then_some((t, at as usize))
-        })
+        let (start, size) = (self.start(axis, i), self.size[axis] as isize);
+        let (kernel, step) = (self.pool.kernel[axis] as isize, self.pool.dilation[axis] as isize);
+        // Number of steps from the first position to the first one at or after `at`.
+        let steps_to = |at: isize| (at - start + step - 1).max(0) / step;
+        let inside = steps_to(0)..steps_to(size).min(kernel);
+        inside.map(move |t| (t as usize, (start + t * step) as usize))
     }
 
     /// The windows that cover image position `at` along an axis: (index within the window, window).

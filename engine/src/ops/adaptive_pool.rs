@@ -4,7 +4,7 @@ use super::gpu::OnGpu;
 use crate::autograd::is_tracked;
 use crate::cpu::adaptive_pool::{AdaptivePool, amax_backward};
 use crate::resampling::Resampling;
-use crate::{DType, Error, Result, Tensor, cuda};
+use crate::{DType, Error, Result, Shape, Tensor, cuda};
 
 /// Global pooling type; timm's names in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,8 @@ impl Tensor {
 
     fn adaptive_pool(&self, op: &'static str, out: [usize; 2]) -> Result<AdaptivePool> {
         match *self.dims() {
-            [n, h, w, c] if h * w * c > 0 && out[0] * out[1] > 0 => {
+            [n, h, w, c] if h * w * c > 0 && !out.contains(&0) => {
+                Shape::new(&[n, out[0], out[1], c])?;
                 Ok(AdaptivePool { n, size: [h, w], out, c })
             }
             _ => {

@@ -2,7 +2,8 @@
 use super::gpu::OnGpu;
 use crate::cpu::resample::resample;
 use crate::resampling::{Interpolation, Resampling};
-use crate::{Error, Result, Tensor, cuda};
+use crate::window::MAX_SIDE;
+use crate::{Error, Result, Shape, Tensor, cuda};
 
 impl Tensor {
     /// Resizes images `[n, h, w, c]` to `[n, size[0], size[1], c]`, as PyTorch's `interpolate`. f32, f16, bf16; f64 on the CPU.
@@ -17,13 +18,16 @@ impl Tensor {
         size: [usize; 2],
         axis: impl Fn(usize, usize) -> Resampling,
     ) -> Result<Tensor> {
-        let &[_, h, w, c] = self.dims() else {
+        let &[n, h, w, c] = self.dims() else {
             return Err(Error::shape(op, &[("x", self)], "needs images [n, h, w, c]"));
         };
-        if h * w * c == 0 || size[0] * size[1] == 0 {
-            let why = format!("images and output size must not be empty; the size is {size:?}");
+        let is_side = |side: usize| (1..=MAX_SIDE).contains(&side);
+        if c == 0 || ![h, w, size[0], size[1]].into_iter().all(is_side) {
+            let why =
+                format!("the sides of images and output must be 1 to 2^31 - 1; the output size is {size:?}");
             return Err(Error::shape(op, &[("x", self)], why));
         }
+        Shape::new(&[n, size[0], size[1], c])?;
         self.resampled(op, axis(h, size[0]), axis(w, size[1]))
     }
 

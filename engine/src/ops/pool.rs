@@ -4,7 +4,7 @@ use crate::autograd::is_tracked;
 use crate::cpu::pool as kernel;
 use crate::pool_shape::PoolShape;
 use crate::resampling::Resampling;
-use crate::{DType, Error, Pool2dOptions, Result, Tensor, cuda};
+use crate::{DType, Error, Pool2dOptions, Result, Shape, Tensor, cuda};
 
 impl Tensor {
     /// Max pooling of images `[n, h, w, c]` over windows of at most 256 elements. Of equal maxima the first gets the gradient; NaN
@@ -53,7 +53,7 @@ impl Tensor {
     /// Shape of max pooling, checked.
     pub(super) fn max_pool_shape(&self, pool: &Pool2dOptions) -> Result<PoolShape> {
         let s = self.pool_shape("max_pool2d", pool)?;
-        if pool.kernel[0] * pool.kernel[1] > 256 {
+        if pool.kernel[0].saturating_mul(pool.kernel[1]) > 256 {
             // The index of the maximum within its window is stored in a byte.
             return Err(Error::value(
                 "max_pool2d",
@@ -125,8 +125,8 @@ impl Tensor {
         let &[n, h, w, c] = self.dims() else {
             return fail("needs images [n, h, w, c]".into());
         };
-        if c == 0 {
-            return fail("images need at least one channel".into());
+        if h * w * c == 0 {
+            return fail("images need at least one pixel and one channel".into());
         }
         if pool.kernel.contains(&0) || pool.stride.contains(&0) || pool.dilation.contains(&0) {
             return fail(format!("kernel, stride and dilation must be at least 1: {pool:?}"));
@@ -138,7 +138,10 @@ impl Tensor {
             ));
         }
         match (pool.windows(0, h), pool.windows(1, w)) {
-            (Some(oh), Some(ow)) => Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: *pool }),
+            (Some(oh), Some(ow)) => {
+                Shape::new(&[n, oh, ow, c])?;
+                Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: pool.clamped() })
+            }
             _ => fail(format!("a kernel of {:?} does not fit into {h}x{w} with its padding", pool.kernel)),
         }
     }
