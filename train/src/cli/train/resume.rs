@@ -69,10 +69,10 @@ pub fn merged_settings(
         return args.recipe.settings();
     };
     let mut of_checkpoint = header.settings.clone();
-    if let Some(batch_size) = of_checkpoint.batch_size.filter(|_| header.world_size != world_size) {
-        if (batch_size as usize * header.world_size).is_multiple_of(world_size) {
-            of_checkpoint.batch_size = Some(batch_size_of_a_rank(batch_size, header.world_size, world_size));
-        }
+    if let Some(batch_size) = of_checkpoint.batch_size.filter(|_| header.world_size != world_size)
+        && (batch_size as usize * header.world_size).is_multiple_of(world_size)
+    {
+        of_checkpoint.batch_size = Some(batch_size_of_a_rank(batch_size, header.world_size, world_size));
     }
     if world_size == 1 {
         of_checkpoint = without_ranks(of_checkpoint);
