@@ -29,6 +29,7 @@ mod shape;
 mod shapes_only;
 mod storage;
 mod tensor;
+mod window;
 
 pub use activation::Activation;
 pub use autograd::{Hook, checkpoint, gradients, no_grad};

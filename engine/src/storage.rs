@@ -6,6 +6,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::RefUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -20,6 +21,9 @@ pub(crate) struct Storage {
     formula: Mutex<Option<Arc<dyn DeferredElements>>>,
     keeps_formula: bool,
 }
+
+// A panic while writing leaves valid numbers, so tensors may be used after it is caught, as with std's lock.
+impl RefUnwindSafe for Storage {}
 
 /// Formula of elements on the CPU that are computed when they are first read or written.
 pub(crate) trait DeferredElements: Any + Send + Sync {

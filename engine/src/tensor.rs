@@ -368,9 +368,7 @@ impl Tensor {
                 leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).push(hook);
                 Ok(())
             }
-            _ => Err(Error::Autograd {
-                why: "a hook can only be registered on a variable; this tensor is not one".into(),
-            }),
+            _ => Err(Error::value("register_hook", &[("self", self)], "needs a variable")),
         }
     }
 }

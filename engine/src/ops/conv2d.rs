@@ -8,6 +8,7 @@ use super::half::widened;
 use crate::cpu::conv2d::{ConvInput, half};
 use crate::cpu::stored::Stored;
 use crate::dtype::{bf16, f16};
+use crate::window::MAX_SIDE;
 use crate::{ConvAlgorithm, ConvShape, DType, Error, Result, Tensor, cpu, cuda};
 
 /// Options of a convolution; pairs are (vertical, horizontal).
@@ -170,14 +171,15 @@ pub(super) fn conv_shape(operands: &[(&'static str, &Tensor)], options: &Conv2dO
     if operands.get(2).is_some_and(|(_, b)| b.dims() != [c_out]) {
         return fail(format!("bias must be [{c_out}]"));
     }
-    for (axis, size) in [h, w].into_iter().enumerate() {
-        let extent = dilation[axis] * ([kh, kw][axis] - 1) + 1;
-        if size + 2 * padding[axis] < extent {
-            return fail(format!(
-                "a kernel extent of {extent} exceeds the input size of {size} with padding {}",
-                padding[axis]
-            ));
-        }
+    // A larger stride or dilation makes the same windows.
+    let [stride, dilation] = [stride, dilation].map(|pair| pair.map(|v| v.min(MAX_SIDE)));
+    let s =
+        ConvShape { n, h, w, c_in, c_out, kernel: [kh, kw], stride, padding, dilation, groups, algorithm };
+    if !s.is_valid() {
+        return fail(format!(
+            "a kernel of {kh}x{kw} with dilation {dilation:?} must fit into images of {h}x{w} with padding {padding:?}, at most 2^31 - 1 \
+             high and wide, and the result into memory"
+        ));
     }
-    Ok(ConvShape { n, h, w, c_in, c_out, kernel: [kh, kw], stride, padding, dilation, groups, algorithm })
+    Ok(s)
 }

@@ -57,6 +57,9 @@ pub use words::has_bf16;
 pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
     check(s, x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
+    if is_trivial(s) {
+        return y.iter_mut().enumerate().for_each(|(i, y)| *y = bias.map_or(T::zero(), |b| b[i % s.c_out]));
+    }
     match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
         (Some(x), Some(weight), Some(y)) => {
             forward_f32(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
@@ -69,6 +72,9 @@ pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>
 /// pixel. Shapes as in [`forward`]; `dx` is overwritten.
 pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
+    if is_trivial(s) {
+        return dx.fill(T::zero());
+    }
     match (as_f32(dy), as_f32(weight), as_f32_mut(dx)) {
         (Some(dy), Some(weight), Some(dx)) if depthwise::supports(s) => {
             depthwise::data_gradient(s, dy, weight, dx)
@@ -85,6 +91,9 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
 /// Shapes as in [`forward`]; `dw` is overwritten.
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
     check(s, x.len(), dw.len(), dy.len());
+    if is_trivial(s) {
+        return dw.fill(T::zero());
+    }
     match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
         (Some(x), Some(dy), Some(dw)) => weight_gradient_f32(s, ConvInput::plain(x), dy, dw),
         _ => generic::weight_gradient(s, x, dy, dw),
@@ -140,11 +149,13 @@ fn weight_gradient_f32(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f3
     }
 }
 
+/// True if no product contributes to a result. The kernels would still iterate over extents that no memory bounds.
+fn is_trivial(s: &ConvShape) -> bool {
+    s.macs() == 0 || s.input_len() == 0
+}
+
 fn check(s: &ConvShape, input: usize, weight: usize, output: usize) {
-    assert!(
-        s.groups > 0 && s.c_in.is_multiple_of(s.groups) && s.c_out.is_multiple_of(s.groups),
-        "groups must divide channels"
-    );
+    assert!(s.is_valid(), "the geometry must be valid: {s:?}");
     assert_eq!(input, s.input_len(), "the input must hold n * h * w * c_in elements");
     assert_eq!(weight, s.weight_len(), "the weight must hold c_out * kh * kw * c_in / groups elements");
     assert_eq!(output, s.output_len(), "the output must hold n * out_h * out_w * c_out elements");

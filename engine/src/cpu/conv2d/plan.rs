@@ -72,13 +72,15 @@ impl ConvPlan {
             let stride = s.stride[a] as isize;
             (t.rem_euclid(stride) == 0).then(|| t.div_euclid(stride))
         };
+        // Residues of existing pixels: a stride may be much larger than the input.
+        let residues = [s.stride[0].min(s.h), s.stride[1].min(s.w)];
         let bounds = [0, 1].map(|a| {
-            pairs([s.stride[a], s.kernel[a]])
+            pairs([residues[a], s.kernel[a]])
                 .filter_map(|[r, k]| reach(a, r, k))
                 .fold((0, 0), |(lo, hi), t| (lo.min(t), hi.max(t)))
         });
         let mut phases = Vec::new();
-        for origin in pairs(s.stride) {
+        for origin in pairs(residues) {
             let taps = pairs(s.kernel).filter_map(|[ky, kx]| {
                 let (ty, tx) = (reach(0, origin[0], ky)?, reach(1, origin[1], kx)?);
                 Some(TapPosition {

@@ -4,20 +4,24 @@ use crate::autograd::{Derivative, Gradients, Saved};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
 use crate::resampling::{Interpolation, Resampling};
-use crate::{Error, Result, Tensor};
+use crate::window::MAX_SIDE;
+use crate::{Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Resizes images `[n, h, w, c]` to `[n, size[0], size[1], c]`, as PyTorch's `interpolate`. f32, f16, bf16; f64 on the CPU.
     pub fn interpolate(&self, size: [usize; 2], how: Interpolation) -> Result<Tensor> {
         let operands = [("x", self)];
-        let &[_, h, w, c] = self.dims() else {
+        let &[n, h, w, c] = self.dims() else {
             return Err(Error::shape(NAME, &operands, "needs images [n, h, w, c]"));
         };
-        if h * w * c == 0 || size[0] * size[1] == 0 {
-            let why = format!("images and output size must not be empty; the size is {size:?}");
+        let is_side = |side: usize| (1..=MAX_SIDE).contains(&side);
+        if c == 0 || ![h, w, size[0], size[1]].into_iter().all(is_side) {
+            let why =
+                format!("the sides of images and output must be 1 to 2^31 - 1; the output size is {size:?}");
             return Err(Error::shape(NAME, &operands, why));
         }
+        Shape::new(&[n, size[0], size[1], c])?;
         let vertical = Resampling::interpolation(h, size[0], how);
         let horizontal = Resampling::interpolation(w, size[1], how);
         apply(Resample { vertical, horizontal, channels: c }, &[self])

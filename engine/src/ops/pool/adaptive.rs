@@ -5,7 +5,7 @@ use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
 use crate::ops::image::cpu::resample;
 use crate::resampling::Resampling;
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 /// Shape of an adaptive pooling from images `[n, size, c]` to `[n, out, c]`.
@@ -46,7 +46,8 @@ impl Tensor {
 
     fn adaptive_pool(&self, op: &'static str, out: [usize; 2]) -> Result<AdaptivePool> {
         match *self.dims() {
-            [n, h, w, c] if h * w * c > 0 && out[0] * out[1] > 0 => {
+            [n, h, w, c] if h * w * c > 0 && !out.contains(&0) => {
+                Shape::new(&[n, out[0], out[1], c])?;
                 Ok(AdaptivePool { n, size: [h, w], out, c })
             }
             _ => {

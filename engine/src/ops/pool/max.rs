@@ -16,7 +16,7 @@ impl Tensor {
     /// Shape of max pooling, checked.
     pub(in crate::ops) fn max_pool_shape(&self, pool: &Pool2dOptions) -> Result<PoolShape> {
         let s = self.pool_shape("max_pool2d", pool)?;
-        if pool.kernel[0] * pool.kernel[1] > 256 {
+        if pool.kernel[0].saturating_mul(pool.kernel[1]) > 256 {
             // The index of the maximum within its window is stored in a byte.
             return Err(Error::value(
                 "max_pool2d",

@@ -1,5 +1,6 @@
 //! The geometry of 2-D pooling, shared by the operations and their kernels.
-use crate::{Error, Result, Tensor};
+use crate::window::{MAX_SIDE, free_steps};
+use crate::{Error, Result, Shape, Tensor};
 
 /// Options of 2-D pooling; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +24,19 @@ impl Default for Pool2dOptions {
 }
 
 impl Pool2dOptions {
-    /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits.
+    /// These options with strides and dilations of at most [`MAX_SIDE`], which is beyond every window: the windows are the same.
+    pub(crate) fn clamped(self) -> Pool2dOptions {
+        let clamp = |pair: [usize; 2]| pair.map(|v| v.min(MAX_SIDE));
+        Pool2dOptions { stride: clamp(self.stride), dilation: clamp(self.dilation), ..self }
+    }
+
+    /// Number of windows along an axis (0 vertical, 1 horizontal) of an image of `size`, or `None` when not even one fits, or the padded
+    /// size exceeds 2^31 - 1.
     pub fn windows(&self, axis: usize, size: usize) -> Option<usize> {
-        let (k, s, p, d) = (self.kernel[axis], self.stride[axis], self.padding[axis], self.dilation[axis]);
-        let span = (size + 2 * p).checked_sub(d * (k - 1) + 1)?;
+        let options = self.clamped();
+        let (k, s, p, d) =
+            (options.kernel[axis], options.stride[axis], options.padding[axis], options.dilation[axis]);
+        let span = free_steps(size, k, p, d)?;
         let mut n = if self.ceil_mode { span.div_ceil(s) } else { span / s } + 1;
         // PyTorch's rule: no window lies entirely in the padding on the right.
         if self.ceil_mode && (n - 1) * s >= size + p {
@@ -75,11 +85,12 @@ impl PoolShape {
 
     /// The image positions of window `i` along an axis: (index within the window, position).
     pub fn taps(&self, axis: usize, i: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let start = self.start(axis, i);
-        (0..self.pool.kernel[axis]).filter_map(move |t| {
-            let at = start + (t * self.pool.dilation[axis]) as isize;
-            (0..self.size[axis] as isize).contains(&at).then_some((t, at as usize))
-        })
+        let (start, size) = (self.start(axis, i), self.size[axis] as isize);
+        let (kernel, step) = (self.pool.kernel[axis] as isize, self.pool.dilation[axis] as isize);
+        // Number of steps from the first position to the first one at or after `at`.
+        let steps_to = |at: isize| (at - start + step - 1).max(0) / step;
+        let inside = steps_to(0)..steps_to(size).min(kernel);
+        inside.map(move |t| (t as usize, (start + t * step) as usize))
     }
 
     /// The windows that cover image position `at` along an axis: (index within the window, window).
@@ -100,8 +111,8 @@ impl Tensor {
         let &[n, h, w, c] = self.dims() else {
             return fail("needs images [n, h, w, c]".into());
         };
-        if c == 0 {
-            return fail("images need at least one channel".into());
+        if h * w * c == 0 {
+            return fail("images need at least one pixel and one channel".into());
         }
         if pool.kernel.contains(&0) || pool.stride.contains(&0) || pool.dilation.contains(&0) {
             return fail(format!("kernel, stride and dilation must be at least 1: {pool:?}"));
@@ -113,7 +124,10 @@ impl Tensor {
             ));
         }
         match (pool.windows(0, h), pool.windows(1, w)) {
-            (Some(oh), Some(ow)) => Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: *pool }),
+            (Some(oh), Some(ow)) => {
+                Shape::new(&[n, oh, ow, c])?;
+                Ok(PoolShape { n, size: [h, w], out: [oh, ow], c, pool: pool.clamped() })
+            }
             _ => fail(format!("a kernel of {:?} does not fit into {h}x{w} with its padding", pool.kernel)),
         }
     }
