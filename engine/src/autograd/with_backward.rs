@@ -1,5 +1,5 @@
 //! Adding the result of an operation to the graph with closures as its derivative.
-use super::derivative::{Derivative, GradientSum, Gradients, PendingTerm};
+use super::derivative::{Derivative, Gradients, PendingTerm};
 use super::saved::{Saved, Saves};
 use super::{AutogradMeta, is_grad_enabled, is_tracked, track};
 use crate::{Error, Result, Tensor};
@@ -22,9 +22,6 @@ pub(crate) struct FusedBackward {
     pub(crate) joining: Option<Box<JoiningBackwardFn>>,
 }
 
-/// A [`BackwardFn`] with a third argument: for each input, the state of its gradient. With `create_graph` there are no sums.
-type AccumulatingBackwardFn = dyn Fn(Tensor, &[bool], &mut [GradientSum]) -> Result<Gradients> + Send + Sync;
-
 /// A [`BackwardFn`] whose first argument is the operation's output.
 type OutputBackwardFn = dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Gradients> + Send + Sync;
 
@@ -42,8 +39,6 @@ enum Closures {
     Composed(Box<BackwardFn>),
     /// Kernels, with alternatives.
     Fused(FusedBackward),
-    /// As `Composed`, for a function that can add to the gradients of other operations.
-    Accumulating(Box<AccumulatingBackwardFn>),
     /// A function of the operation's own output, which is passed to it.
     FromOutput(Box<OutputBackwardFn>),
 }
@@ -63,27 +58,7 @@ impl Derivative for ClosureDerivative {
             Closures::Composed(f) => f(dy, needs),
             Closures::Fused(FusedBackward { composition: Some(f), .. }) if create_graph => f(dy, needs),
             Closures::Fused(FusedBackward { kernels, .. }) => kernels(dy, needs),
-            Closures::Accumulating(f) => {
-                f(dy, needs, &mut needs.iter().map(|_| GradientSum::default()).collect::<Vec<_>>())
-            }
             Closures::FromOutput(f) => f(saved.result(0), dy, needs),
-        }
-    }
-
-    fn accumulates(&self) -> bool {
-        matches!(self.function, Closures::Accumulating(_))
-    }
-
-    fn backward_into(
-        &self,
-        saved: &Saved,
-        dy: Tensor,
-        needs: &[bool],
-        sums: &mut [GradientSum],
-    ) -> Result<Gradients> {
-        match &self.function {
-            Closures::Accumulating(f) => f(dy, needs, sums),
-            _ => self.backward(saved, dy, needs),
         }
     }
 
@@ -120,19 +95,6 @@ impl Tensor {
         F: Fn(Tensor, &[bool]) -> Result<Gradients> + Send + Sync + 'static,
     {
         self.with_closures(op, inputs, holds_tensors::<F>(), || Closures::Composed(Box::new(make())))
-    }
-
-    /// As [`Tensor::with_composed_backward`], for a function that can add its gradients to the sums of gradients in its third argument.
-    pub(crate) fn with_accumulating_backward<F>(
-        self,
-        op: &'static str,
-        inputs: &[&Tensor],
-        make: impl FnOnce() -> F,
-    ) -> Tensor
-    where
-        F: Fn(Tensor, &[bool], &mut [GradientSum]) -> Result<Gradients> + Send + Sync + 'static,
-    {
-        self.with_closures(op, inputs, holds_tensors::<F>(), || Closures::Accumulating(Box::new(make())))
     }
 
     /// As [`Tensor::with_composed_backward`] by `kernels`, with a second backward function `composition`, which replaces them with

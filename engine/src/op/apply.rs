@@ -1,8 +1,7 @@
 //! Running an operation: checks, memory for the results, half precision on the CPU, errors, and its place in the graph.
-use super::{CpuCall, DTypes, Mismatch, Op, TensorInfo};
+use super::launch::check_device;
+use super::{CpuCall, DTypes, Mismatch, Op, TensorInfo, launch};
 use crate::autograd::{Derivative, Gradients, Saved, is_tracked, recomputed_gradients, track};
-use crate::cuda::{self, DeviceSlice};
-use crate::error::Operands;
 use crate::{DType, Device, Error, Result, Tensor, shapes_only};
 
 /// The first result of an operation, in the graph.
@@ -59,12 +58,8 @@ pub(crate) fn gradients(
 
 /// The results of an operation, outside the graph.
 pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let device = x[0].device();
-    if x.iter().any(|t| t.device() != device) {
-        let why = "all operands must be on one device; move them with to_device".to_string();
-        return Err(Error::Device { op: op.spec().name, device, operands: Operands::of(&named(op, x)), why });
-    }
-    check_dtypes(op, x)?;
+    let device = check_device(op.spec().name, &named(op, x))?;
+    check_dtypes(op, x, device)?;
     let results = op.results(x).map_err(|mismatch| match mismatch {
         Mismatch::Shape(why) => Error::shape(op.spec().name, &named(op, x), why),
         Mismatch::DType(accepted) => Error::dtype(op.spec().name, &named(op, x), accepted),
@@ -77,18 +72,14 @@ pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
 }
 
 fn on_gpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
-    let views: Vec<_> = x.iter().map(|t| t.device_view()).collect();
-    let gpu = views[0].gpu().clone();
-    let run = || -> cuda::Result<Vec<Tensor>> {
-        let empty = |r: &TensorInfo| Tensor::build_on(&gpu, r.shape, r.dtype, |_| Ok(()));
+    launch(op.spec().name, &named(op, x), |gpu, x| {
+        let empty = |r: &TensorInfo| Tensor::build_on(gpu, r.shape, r.dtype, |_| Ok(()));
         let y = results.iter().map(empty).collect::<std::result::Result<Vec<_>, _>>()?;
-        let y_views: Vec<_> = y.iter().map(Tensor::device_view).collect();
-        let x: Vec<DeviceSlice> = views.iter().map(|view| view.slice()).collect();
-        op.cuda(&gpu, &x, &y_views.iter().map(|view| view.slice()).collect::<Vec<_>>())?;
-        drop(y_views);
+        let views: Vec<_> = y.iter().map(Tensor::device_view).collect();
+        op.cuda(gpu, x, &views.iter().map(|view| view.slice()).collect::<Vec<_>>())?;
+        drop(views);
         Ok(y)
-    };
-    run().map_err(|failure| failure.with_op_context(op.spec().name, gpu.device(), &named(op, x)))
+    })
 }
 
 fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
@@ -107,8 +98,11 @@ fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tens
     y.into_iter().zip(results).map(|(y, r)| y.to_dtype(r.dtype)).collect()
 }
 
-fn check_dtypes(op: &dyn Op, x: &[&Tensor]) -> Result<()> {
+fn check_dtypes(op: &dyn Op, x: &[&Tensor], device: Device) -> Result<()> {
     let (dtypes, first) = (op.spec().dtypes, x[0].dtype());
+    if dtypes != DTypes::Any && first == DType::F64 && device != Device::Cpu {
+        return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16 or bf16 on a GPU"));
+    }
     if dtypes != DTypes::Any && !first.is_float() {
         return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16, bf16 or f64"));
     }

@@ -24,6 +24,16 @@ impl CpuCall<'_> {
         self.x[i].read()
     }
 
+    /// Elements of operand `i`, if there are so many operands.
+    pub(crate) fn optional<T: Element>(&self, i: usize) -> Result<Option<ReadGuard<'_, T>>> {
+        self.x.get(i).map(Tensor::read).transpose()
+    }
+
+    /// Operand `i`, for kernels that need not read all of its elements.
+    pub(crate) fn tensor(&self, i: usize) -> &Tensor {
+        &self.x[i]
+    }
+
     /// Elements of result `i`, whose dtype is `T`.
     pub(crate) fn y<T: Element>(&self, i: usize) -> Result<WriteGuard<'_, T>> {
         self.y[i].write()
@@ -48,18 +58,29 @@ macro_rules! for_real {
     }};
 }
 
+/// Runs `$body` with `$T` as f16 or bf16.
+macro_rules! for_half {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F16 => {
+                type $T = $crate::dtype::f16;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = $crate::dtype::bf16;
+                $body
+            }
+            dtype => unreachable!("{dtype} is not a half-precision dtype"),
+        }
+    };
+}
+
 /// As [`for_real`], with f16 and bf16.
 macro_rules! for_stored {
     ($call:expr, $T:ident => $body:expr) => {
         match $call.dtype() {
-            $crate::DType::F16 => {
-                type $T = $crate::dtype::f16;
-                $body;
-                Ok(())
-            }
-            $crate::DType::BF16 => {
-                type $T = $crate::dtype::bf16;
-                $body;
+            dtype @ ($crate::DType::F16 | $crate::DType::BF16) => {
+                $crate::op::for_half!(dtype, $T => $body);
                 Ok(())
             }
             _ => $crate::op::for_real!($call, $T => $body),
@@ -74,4 +95,4 @@ macro_rules! for_any {
         Ok(())
     }};
 }
-pub(crate) use {for_any, for_real, for_stored};
+pub(crate) use {for_any, for_half, for_real, for_stored};

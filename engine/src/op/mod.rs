@@ -6,9 +6,11 @@
 //! composition of other operations ([`composed_backward`]), which gives it derivatives of any order.
 mod apply;
 mod cpu_call;
+mod launch;
 
 pub(crate) use apply::{apply, apply_all, composed_backward, compute, gradients, with_derivative};
-pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored};
+pub(crate) use cpu_call::{CpuCall, for_any, for_half, for_real, for_stored};
+pub(crate) use launch::launch;
 
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::{DType, Error, IntoShape, Shape, Tensor};

@@ -15,6 +15,7 @@ use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::stored::Stored;
 use crate::{Activation, Collective, DType, Element, Error, Result, Tensor, shapes_only};
 use composed::{Nonlinearity, with_batch_norm_backward};
+pub(super) use deferred::NormalizedElements;
 use deferred::deferred;
 use output_gradient::OutputGradient;
 pub use pair::ConvBatchNorm;

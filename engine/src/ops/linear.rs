@@ -93,7 +93,7 @@ impl Tensor {
                     });
                     let mut grads = vec![dx.transpose()?, dw.transpose()?];
                     if has_bias {
-                        let db = needs[2].then(|| Tensor::build([n], |db: &mut [T]| super::reduce::cpu::sum::column_sums(&dy, n, db)));
+                        let db = needs[2].then(|| Tensor::build([n], |db: &mut [T]| super::reduce::cpu::column_sums(&dy, n, db)));
                         grads.push(db.transpose()?);
                     }
                     Ok(grads)

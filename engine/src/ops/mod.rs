@@ -87,8 +87,7 @@ macro_rules! dispatch_stored {
 mod activation;
 mod batch_norm;
 mod binary;
-mod conv2d;
-mod conv_norm;
+pub(crate) mod conv;
 pub(crate) mod dropout;
 mod fuse;
 mod gpu;
@@ -109,7 +108,7 @@ mod unary;
 mod update_state;
 
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
-pub use conv2d::Conv2dOptions;
+pub use conv::Conv2dOptions;
 pub use dropout::MaskRng;
 pub use linear::AttentionMask;
 pub(crate) use optimizer::ChunkLayout;

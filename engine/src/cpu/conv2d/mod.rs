@@ -1,4 +1,4 @@
-//! 2-D convolution, channels-last: forward, data gradient, weight gradient, bias gradient.
+//! 2-D convolution, channels-last: forward, data gradient, weight gradient.
 //!
 //! f64 uses `generic`, im2col and GEMM, which is also the reference. In f32:
 //!
@@ -23,7 +23,6 @@ mod amx;
 mod band;
 mod batch_tile;
 mod bf16_pairs;
-mod bias;
 mod dense;
 mod depthwise;
 mod depthwise_weight;
@@ -55,16 +54,30 @@ pub use words::has_bf16;
 /// # Panics
 /// If a slice has the wrong length.
 pub fn forward<T: Real>(s: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
-    check(s, x.len(), weight.len(), y.len());
+    forward_of(s, ConvInput::plain(x), weight, bias, y);
+}
+
+/// [`forward`] of an input that may have a prologue if it is f32 and [`forward_supports`] accepts the shape.
+///
+/// # Panics
+/// If a slice has the wrong length.
+pub fn forward_of<T: Real>(
+    s: &ConvShape,
+    input: ConvInput<T>,
+    weight: &[T],
+    bias: Option<&[T]>,
+    y: &mut [T],
+) {
+    check(s, input.x.len(), weight.len(), y.len());
     assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
     if is_trivial(s) {
         return y.iter_mut().enumerate().for_each(|(i, y)| *y = bias.map_or(T::zero(), |b| b[i % s.c_out]));
     }
-    match (as_f32(x), as_f32(weight), as_f32_mut(y)) {
+    match (as_f32(input.x), as_f32(weight), as_f32_mut(y)) {
         (Some(x), Some(weight), Some(y)) => {
-            forward_f32(s, ConvInput::plain(x), weight, bias.and_then(as_f32), y)
+            forward_f32(s, ConvInput { x, prologue: input.prologue }, weight, bias.and_then(as_f32), y)
         }
-        _ => generic::forward(s, x, weight, bias, y),
+        _ => generic::forward(s, input.x, weight, bias, y),
     }
 }
 
@@ -90,43 +103,21 @@ pub fn data_gradient<T: Real>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T
 /// Gradient of the weight: `dw[o,ky,kx,i] = sum over n,oy,ox of dy[n,oy,ox,o] * x[n, oy*s+ky*d-p, ox*s+kx*d-p, i]`.
 /// Shapes as in [`forward`]; `dw` is overwritten.
 pub fn weight_gradient<T: Real>(s: &ConvShape, x: &[T], dy: &[T], dw: &mut [T]) {
-    check(s, x.len(), dw.len(), dy.len());
+    weight_gradient_of(s, ConvInput::plain(x), dy, dw);
+}
+
+/// [`weight_gradient`] of an input that may have a prologue if it is f32 and [`weight_gradient_supports`] accepts the shape.
+pub fn weight_gradient_of<T: Real>(s: &ConvShape, input: ConvInput<T>, dy: &[T], dw: &mut [T]) {
+    check(s, input.x.len(), dw.len(), dy.len());
     if is_trivial(s) {
         return dw.fill(T::zero());
     }
-    match (as_f32(x), as_f32(dy), as_f32_mut(dw)) {
-        (Some(x), Some(dy), Some(dw)) => weight_gradient_f32(s, ConvInput::plain(x), dy, dw),
-        _ => generic::weight_gradient(s, x, dy, dw),
+    match (as_f32(input.x), as_f32(dy), as_f32_mut(dw)) {
+        (Some(x), Some(dy), Some(dw)) => {
+            weight_gradient_f32(s, ConvInput { x, prologue: input.prologue }, dy, dw)
+        }
+        _ => generic::weight_gradient(s, input.x, dy, dw),
     }
-}
-
-/// [`forward`] in f32 of an input with a prologue, for shapes that [`forward_supports`] accepts.
-///
-/// # Panics
-/// If a slice has the wrong length.
-pub fn forward_normalized(
-    s: &ConvShape,
-    input: ConvInput,
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-) {
-    check(s, input.x.len(), weight.len(), y.len());
-    assert!(bias.is_none_or(|b| b.len() == s.c_out), "bias must hold c_out elements");
-    forward_f32(s, input, weight, bias, y);
-}
-
-/// [`weight_gradient`] in f32 for an input with a prologue, for shapes that [`weight_gradient_supports`] accepts.
-pub fn weight_gradient_normalized(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
-    check(s, input.x.len(), dw.len(), dy.len());
-    weight_gradient_f32(s, input, dy, dw);
-}
-
-/// Gradient of the bias: `db[o] = sum over n,oy,ox of dy[n,oy,ox,o]`. `db` is overwritten.
-pub fn bias_gradient<T: Real>(s: &ConvShape, dy: &[T], db: &mut [T]) {
-    assert_eq!(dy.len(), s.output_len(), "dy must hold n * out_h * out_w * c_out elements");
-    assert_eq!(db.len(), s.c_out, "db must hold c_out elements");
-    bias::column_sums(dy, s.c_out, db);
 }
 
 fn forward_f32(s: &ConvShape, input: ConvInput, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {

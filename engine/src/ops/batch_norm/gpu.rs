@@ -174,14 +174,15 @@ fn join(
         let skip = skip.as_ref().map(Tensor::device_view);
         let skip = skip.as_ref().map(|t| t.slice());
         let (dy, weight) = (dy.slice(), weight.slice());
-        let fused = PointwiseDataGradient { gpu: &on.gpu, shape: &term.s, dy, weight, skip, mask, norms };
+        let fused =
+            PointwiseDataGradient { gpu: &on.gpu, shape: term.shape(), dy, weight, skip, mask, norms };
         on.with_op_context(fused.is_preferred())?
     };
     if !is_preferred {
         return Ok(Joining::Separate(grad.compute()?));
     }
     let OutputGradient::Joined(term, skip) = grad else { unreachable!("matched above") };
-    let s = &term.s;
+    let s = term.shape();
     let d = match &skip {
         Some(skip) if skip.is_sole_owner() => skip.clone(),
         _ => on.empty([s.n, s.h, s.w, s.c_in], term.dy.dtype())?,

@@ -1,6 +1,6 @@
 //! The gradient of a batch norm's output, as its backward pass receives it.
 use crate::autograd::{BackwardFn, FusedBackward, JoiningBackwardFn, PendingTerm};
-use crate::ops::conv2d::gradients::InputGradient;
+use crate::ops::conv::gradients::InputGradient;
 use crate::{Result, Tensor};
 use std::any::Any;
 use std::sync::Arc;

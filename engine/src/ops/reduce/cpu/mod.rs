@@ -1,4 +1,7 @@
 //! Reductions on the CPU.
+mod columns;
 pub(crate) mod lines;
 pub(crate) mod softmax;
 pub(crate) mod sum;
+
+pub(crate) use columns::column_sums;

@@ -1,4 +1,5 @@
 //! Sums over one axis of `[outer, n, inner]`, in chunks of fixed size that are merged in order.
+use super::columns::column_sums;
 use crate::cpu::fold::fold;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::cpu::vectorized::vectorized;
@@ -22,21 +23,6 @@ pub fn sum<T: Real>(x: &[T], outer: usize, n: usize, inner: usize, y: &mut [T]) 
         let y = unsafe { out.slice(o * inner, inner) };
         merge_columns(&partial_columns(&x[o * n * inner..][..n * inner], inner), inner, y);
     });
-}
-
-/// `y[c] = sum over rows of x[row, c]`, for rows of `columns` elements.
-pub fn column_sums<T: Real>(x: &[T], columns: usize, y: &mut [T]) {
-    assert_eq!(y.len(), columns);
-    let piece = (ROWS * columns).max(1);
-    let pieces = x.len().div_ceil(piece);
-    let mut partial = vec![T::zero(); pieces * columns];
-    let out = DisjointSlice::new(&mut partial);
-    for_each_task(pieces, |i| {
-        // SAFETY: each task has its own row of partial sums.
-        let sums = unsafe { out.slice(i * columns, columns) };
-        add_rows(&x[i * piece..x.len().min((i + 1) * piece)], columns, sums);
-    });
-    merge_columns(&partial, columns, y);
 }
 
 /// Sum of all elements. Chunks are merged in order in f64.

@@ -1,5 +1,5 @@
 //! Convolution, batch norm and activation as one operation.
-use super::batch_norm::NormInput;
+use crate::ops::batch_norm::NormInput;
 use crate::{Activation, BatchNorm, Conv2dOptions, Result, Tensor};
 
 impl Tensor {

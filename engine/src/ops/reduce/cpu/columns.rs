@@ -1,4 +1,4 @@
-//! Bias gradient: sums over the rows of a matrix.
+//! Sums over the rows of a matrix.
 use crate::cpu::scratch;
 use crate::cpu::simd::simd_kernel;
 use crate::dtype::{Element, Real, as_f32, as_f32_mut};
@@ -8,7 +8,8 @@ use rayon::prelude::*;
 const ROWS: usize = 256;
 
 /// `sums[j] = sum over rows of m[row, j]`, with `m` `[rows, columns]`. Chunks of rows are summed in `T` and merged in order in f64.
-pub(super) fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
+pub fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
+    assert_eq!(sums.len(), columns, "one sum for each column");
     let chunk = ROWS * columns;
     if m.is_empty() {
         return sums.fill(T::zero());
