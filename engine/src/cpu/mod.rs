@@ -11,7 +11,6 @@
 pub mod activation;
 pub mod add;
 pub mod batch_norm;
-pub mod bias_act;
 pub mod binary;
 pub mod cast;
 pub mod conv2d;

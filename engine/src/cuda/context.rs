@@ -212,7 +212,7 @@ impl Gpu {
     }
 
     /// cuBLASLt on this device, opened at its first use.
-    pub(super) fn cublaslt(&self) -> std::result::Result<&CublasLt, LibraryError> {
+    pub(crate) fn cublaslt(&self) -> std::result::Result<&CublasLt, LibraryError> {
         self.cublaslt.get_or_init(CublasLt::new).as_ref().map_err(Clone::clone)
     }
 
@@ -226,7 +226,7 @@ impl Gpu {
     }
 
     /// Runs a library call, which has a name in profiles, with a workspace allocator. Workspaces are released in stream order after the call.
-    pub(super) fn with_workspace(
+    pub(crate) fn with_workspace(
         self: &Arc<Gpu>,
         name: &str,
         call: impl FnOnce(&mut WorkspaceAllocator) -> std::result::Result<(), LibraryError>,

@@ -32,7 +32,6 @@ pub(crate) mod implicit_gemm;
 mod launch;
 mod library;
 mod library_info;
-pub(crate) mod matmul;
 mod memory;
 pub(crate) mod optimizer;
 pub(crate) mod pack;

@@ -219,14 +219,14 @@ fn prologue_gives_the_bits_of_a_separate_pass_at_every_simd_level() {
                 |v: &[f32]| v.iter().map(|v| if v.is_nan() { 0 } else { v.to_bits() }).collect::<Vec<_>>();
             if forward_supports(&s, activation) {
                 let (mut y, mut want) = (dy.clone(), dy.clone());
-                forward_normalized(&s, input, &weight, Some(&bias), &mut y);
+                forward_of(&s, input, &weight, Some(&bias), &mut y);
                 forward(&s, &normalized, &weight, Some(&bias), &mut want);
                 assert!(bits(&y) == bits(&want), "forward, {activation:?}, {level:?}, {s:?}");
                 forward_passes += 1;
             }
             if weight_gradient_supports(&s, activation) {
                 let (mut dw, mut want) = (weight.clone(), weight.clone());
-                weight_gradient_normalized(&s, input, &dy, &mut dw);
+                weight_gradient_of(&s, input, &dy, &mut dw);
                 weight_gradient(&s, &normalized, &dy, &mut want);
                 assert!(bits(&dw) == bits(&want), "weight gradient, {activation:?}, {level:?}, {s:?}");
                 weight_gradients += 1;

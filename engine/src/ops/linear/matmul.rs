@@ -133,11 +133,11 @@ impl BatchedMatmul {
         let even = |(i, s): (usize, &(usize, usize))| *s == (i * step_a, i * step_b);
         if self.starts.iter().enumerate().all(even) {
             let batched = Gemm { batch: self.starts.len(), stride_a: step_a, stride_b: step_b, ..one };
-            return cuda::matmul::gemm(gpu, &batched, a, b, y);
+            return super::cuda::gemm(gpu, &batched, a, b, y);
         }
         for (i, (at_a, at_b)) in self.starts.iter().enumerate() {
             let (a, b) = (a.subslice(*at_a, m * k), b.subslice(*at_b, k * n));
-            cuda::matmul::gemm(gpu, &one, a, b, y.subslice(i * m * n, m * n))?;
+            super::cuda::gemm(gpu, &one, a, b, y.subslice(i * m * n, m * n))?;
         }
         Ok(())
     }

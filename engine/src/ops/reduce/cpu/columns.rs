@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const ROWS: usize = 256;
 
 /// `sums[j] = sum over rows of m[row, j]`, with `m` `[rows, columns]`. Chunks of rows are summed in `T` and merged in order in f64.
-pub fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
+pub(super) fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
     assert_eq!(sums.len(), columns, "one sum for each column");
     let chunk = ROWS * columns;
     if m.is_empty() {

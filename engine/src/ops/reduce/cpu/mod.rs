@@ -3,5 +3,3 @@ mod columns;
 pub(crate) mod lines;
 pub(crate) mod softmax;
 pub(crate) mod sum;
-
-pub(crate) use columns::column_sums;

@@ -1,6 +1,6 @@
 //! Matmul by cuBLASLt.
-use super::cublaslt::{Epilogue, Gemm, GemmOperands};
-use super::{DeviceSlice, Gpu, LibraryError, Result};
+use crate::cuda::cublaslt::{Epilogue, Gemm, GemmOperands};
+use crate::cuda::{DeviceSlice, Gpu, LibraryError, Result};
 use std::sync::Arc;
 
 /// `d = op(a) op(b)` for a GEMM without an epilogue. With an empty inner axis, `d` is zero.
@@ -21,7 +21,7 @@ pub(crate) fn gemm(
     Ok(call(gpu, gemm, operands)?)
 }
 
-/// [`gemm`] with an epilogue, its bias bias and its auxiliary operand. Returns false, without effect, if cuBLASLt does not support it.
+/// [`gemm`] with an epilogue, its bias `bias` and its auxiliary operand. Returns false, without effect, if cuBLASLt does not support it.
 pub(crate) fn gemm_with_epilogue(
     gpu: &Arc<Gpu>,
     gemm: &Gemm,
