@@ -4,6 +4,7 @@
 //! function with its saved tensors. [`Tensor::backward`] visits nodes in reverse order of creation, accumulates gradients in the
 //! leaves, and drops each backward function and its saved tensors as soon as it has run. [`gradients()`] returns the gradients of chosen
 //! tensors instead, and can track their computation, so that they can be differentiated again.
+mod checkpoint;
 mod derivative;
 mod gradients;
 mod leaf_backward;
@@ -11,11 +12,11 @@ mod saved;
 mod saved_versions;
 mod with_backward;
 
+pub use checkpoint::checkpoint;
 pub(crate) use derivative::{Derivative, GradientSum, Gradients, PendingTerm};
 pub use gradients::gradients;
 pub(crate) use gradients::recomputed_gradients;
 pub(crate) use saved::{Saved, Saves};
-pub(crate) use with_backward::{BackwardFn, FusedBackward, JoiningBackwardFn};
 
 use crate::{DType, Error, Result, Shape, Tensor};
 use std::cell::{Cell, RefCell};
@@ -40,33 +41,6 @@ fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(GRAD_ENABLED.replace(enabled));
     f()
-}
-
-/// `f(x)` with gradient checkpointing: only x is saved, and the backward pass recomputes `f` (Chen et al., "Training deep nets with
-/// sublinear memory cost", 2016). `parameters` are the variables that `f` reads; they receive gradients as usual. `f` must be
-/// deterministic. Its second argument is true when it is recomputed, so that running statistics are updated only once.
-pub fn checkpoint<F>(x: &Tensor, parameters: &[Tensor], f: F) -> Result<Tensor>
-where
-    F: Fn(&Tensor, bool) -> Result<Tensor> + Send + Sync + 'static,
-{
-    let y = no_grad(|| f(&x.detach(), false))?;
-    let inputs: Vec<&Tensor> = [x].into_iter().chain(parameters).collect();
-    Ok(y.with_composed_backward("checkpoint", &inputs, || {
-        let saved: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
-        move |grad: Tensor, needs: &[bool]| {
-            let create_graph = GRAD_ENABLED.get();
-            let x = match (needs[0], create_graph) {
-                (true, true) => saved[0].reshape(*saved[0].shape())?,
-                (true, false) => saved[0].detach().variable(),
-                (false, _) => saved[0].detach(),
-            };
-            let y = with_grad_enabled(true, || f(&x, true))?;
-            let all = [&x].into_iter().chain(&saved[1..]).zip(needs);
-            let wanted: Vec<&Tensor> = all.filter_map(|(t, need)| need.then_some(t)).collect();
-            let mut grads = gradients(&[(&y, &grad)], &wanted, create_graph)?.into_iter();
-            Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
-        }
-    }))
 }
 
 thread_local! {

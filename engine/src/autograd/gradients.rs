@@ -1,6 +1,6 @@
 //! The backward pass that returns the gradients of chosen tensors, as `torch.autograd.grad`.
 use super::leaf_backward::check_upstream;
-use super::{AutogradMeta, GradientSum, Node, with_grad_enabled};
+use super::{AutogradMeta, GradientSum, Node, is_grad_enabled, with_grad_enabled};
 use crate::{Error, Result, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -74,19 +74,28 @@ pub fn gradients(
     })
 }
 
-/// The tracked gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one. `f` is recomputed from operations, on views
-/// of the inputs, at which the backward pass stops.
+/// The gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one, tracked if gradients are. `f` is recomputed from
+/// operations, on views of the inputs, at which the backward pass stops.
 pub(crate) fn recomputed_gradients(
     inputs: &[&Tensor],
     grad: &Tensor,
     needs: &[bool],
     f: impl FnOnce(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Vec<Option<Tensor>>> {
-    let views: Vec<Tensor> = inputs.iter().map(|t| t.reshape(*t.shape())).collect::<Result<_>>()?;
-    let y = f(&views)?;
-    let wanted: Vec<&Tensor> = views.iter().zip(needs).filter_map(|(t, need)| need.then_some(t)).collect();
-    let mut grads = gradients(&[(&y, grad)], &wanted, true)?.into_iter();
-    Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
+    let create_graph = is_grad_enabled();
+    with_grad_enabled(true, || {
+        let view = |(t, need): (&&Tensor, &bool)| match create_graph {
+            true => t.reshape(*t.shape()),
+            false if *need => Ok(t.detach().variable()),
+            false => Ok(t.detach()),
+        };
+        let views: Vec<Tensor> = inputs.iter().zip(needs).map(view).collect::<Result<_>>()?;
+        let y = f(&views)?;
+        let wanted: Vec<&Tensor> =
+            views.iter().zip(needs).filter_map(|(t, need)| need.then_some(t)).collect();
+        let mut grads = gradients(&[(&y, grad)], &wanted, create_graph)?.into_iter();
+        Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
+    })
 }
 
 /// Identity of the tensor that a gradient belongs to.

@@ -4,10 +4,11 @@ use super::{AutogradMeta, Node};
 use crate::{DType, Result, Shape, Tensor};
 use std::sync::Arc;
 
-/// Operands and results that a derivative reads, by their positions.
+/// Operands and results that a derivative reads, by their positions, which are less than 64.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Saves {
     operands: u64,
+    all_operands: bool,
     results: u64,
     /// Operands whose version is checked, although the derivative does not read them from [`Saved`].
     versions: u64,
@@ -17,6 +18,11 @@ impl Saves {
     /// Some operands.
     pub(crate) fn operands(positions: &[usize]) -> Saves {
         Saves { operands: bits(positions), ..Saves::default() }
+    }
+
+    /// All operands, of any number.
+    pub(crate) fn all_operands() -> Saves {
+        Saves { all_operands: true, ..Saves::default() }
     }
 
     /// Some results.
@@ -56,7 +62,9 @@ impl Saved {
     /// Saves the chosen operands with their place in the graph, and the chosen results without (a tracked result would be a cycle of references).
     pub(super) fn new(saves: Saves, operands: &[&Tensor], results: &[Tensor]) -> Saved {
         let chosen = |bits: u64, i: usize| i < 64 && bits >> i & 1 == 1;
-        let operand = |(i, t): (usize, &&Tensor)| chosen(saves.operands, i).then(|| (*t).clone());
+        let operand = |(i, t): (usize, &&Tensor)| {
+            (saves.all_operands || chosen(saves.operands, i)).then(|| (*t).clone())
+        };
         let result = |(i, t): (usize, &Tensor)| chosen(saves.results, i).then(|| t.detach());
         let mut saved = Saved {
             operands: operands.iter().enumerate().map(operand).collect(),

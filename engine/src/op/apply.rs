@@ -1,6 +1,6 @@
 //! Running an operation: checks, memory for the results, half precision on the CPU, errors, and its place in the graph.
 use super::launch::check_device;
-use super::{CpuCall, DTypes, Mismatch, Op, TensorInfo, launch};
+use super::{CpuCall, DTypes, Op, TensorInfo, launch};
 use crate::autograd::{Derivative, Gradients, Saved, is_tracked, recomputed_gradients, track};
 use crate::{DType, Device, Error, Result, Tensor, shapes_only};
 
@@ -56,15 +56,17 @@ pub(crate) fn gradients(
     Ok(needs.iter().map(|needed| if *needed { results.next() } else { None }).collect())
 }
 
+/// The error of a backward pass with `create_graph` through an operation without a second derivative.
+pub(crate) fn no_second_derivative(op: &str) -> Error {
+    let why = format!("{op} has no second derivative; call gradients with create_graph = false");
+    Error::Autograd { why }
+}
+
 /// The results of an operation, outside the graph.
 pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
     let device = check_device(op.spec().name, &named(op, x))?;
     check_dtypes(op, x, device)?;
-    let results = op.results(x).map_err(|mismatch| match mismatch {
-        Mismatch::Shape(why) => Error::shape(op.spec().name, &named(op, x), why),
-        Mismatch::DType(accepted) => Error::dtype(op.spec().name, &named(op, x), accepted),
-        Mismatch::Error(error) => error,
-    })?;
+    let results = op.results(x).map_err(|mismatch| mismatch.error(op.spec().name, &named(op, x)))?;
     match device {
         Device::Cpu => on_cpu(op, x, &results),
         Device::Cuda(_) => on_gpu(op, x, &results),

@@ -58,8 +58,8 @@ macro_rules! for_real {
     }};
 }
 
-/// Runs `$body` with `$T` as f16 or bf16.
-macro_rules! for_half {
+/// `$body` with `$T` as f16 or bf16, by dtype.
+macro_rules! match_half {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
             $crate::DType::F16 => {
@@ -75,17 +75,29 @@ macro_rules! for_half {
     };
 }
 
-/// As [`for_real`], with f16 and bf16.
-macro_rules! for_stored {
-    ($call:expr, $T:ident => $body:expr) => {
-        match $call.dtype() {
-            dtype @ ($crate::DType::F16 | $crate::DType::BF16) => {
-                $crate::op::for_half!(dtype, $T => $body);
-                Ok(())
+/// `$body` with `$T` as f32, f64, f16 or bf16, by a checked dtype.
+macro_rules! match_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
             }
-            _ => $crate::op::for_real!($call, $T => $body),
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            dtype => $crate::op::match_half!(dtype, $T => $body),
         }
     };
+}
+
+/// As [`for_real`], with f16 and bf16.
+macro_rules! for_stored {
+    ($call:expr, $T:ident => $body:expr) => {{
+        $crate::op::match_float!($call.dtype(), $T => $body);
+        Ok(())
+    }};
 }
 
 /// As [`for_stored`], with i64 and u8.
@@ -95,4 +107,4 @@ macro_rules! for_any {
         Ok(())
     }};
 }
-pub(crate) use {for_any, for_half, for_real, for_stored};
+pub(crate) use {for_any, for_real, for_stored, match_float, match_half};

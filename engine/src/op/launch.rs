@@ -18,7 +18,7 @@ pub(crate) fn launch<R>(
 }
 
 /// Errors unless all operands are on the device of the first.
-pub(super) fn check_device(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<Device> {
+pub(crate) fn check_device(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<Device> {
     let device = operands[0].1.device();
     if operands.iter().all(|(_, t)| t.device() == device) {
         return Ok(device);

@@ -8,9 +8,12 @@ mod apply;
 mod cpu_call;
 mod launch;
 
-pub(crate) use apply::{apply, apply_all, composed_backward, compute, gradients, with_derivative};
-pub(crate) use cpu_call::{CpuCall, for_any, for_half, for_real, for_stored};
-pub(crate) use launch::launch;
+pub(crate) use apply::{
+    apply, apply_all, composed_backward, compute, compute_all, gradients, no_second_derivative,
+    with_derivative,
+};
+pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored, match_float, match_half};
+pub(crate) use launch::{check_device, launch};
 
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::{DType, Error, IntoShape, Shape, Tensor};
@@ -109,6 +112,17 @@ pub(crate) enum Mismatch {
     DType(&'static str),
     /// The shape of a result does not fit.
     Error(Error),
+}
+
+impl Mismatch {
+    /// As the error of an operation.
+    pub(crate) fn error(self, op: &'static str, operands: &[(&'static str, &Tensor)]) -> Error {
+        match self {
+            Mismatch::Shape(why) => Error::shape(op, operands, why),
+            Mismatch::DType(accepted) => Error::dtype(op, operands, accepted),
+            Mismatch::Error(error) => error,
+        }
+    }
 }
 
 impl From<Error> for Mismatch {

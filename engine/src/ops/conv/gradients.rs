@@ -5,7 +5,7 @@ use super::{Conv2d, Conv2dOptions};
 use crate::autograd::{Derivative, Gradients, PendingTerm, Saved, Saves};
 use crate::cpu::conv2d::{self as kernel, half};
 use crate::cuda::{self, DeviceSlice, Gpu, pointwise_data_gradient};
-use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_half, for_real, launch};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real, launch, match_half};
 use crate::{ConvShape, DType, Device, Result, Tensor};
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ impl Op for InputGradientOp {
     fn cpu(&self, call: &CpuCall) -> Result<()> {
         let (s, dtype) = (&self.0.s, call.dtype());
         if dtype.is_half() {
-            return for_half!(dtype, T => {
+            return match_half!(dtype, T => {
                 half::data_gradient::<T>(s, &call.x(0)?, &call.x(1)?, &mut call.y(0)?);
                 Ok(())
             });
@@ -141,7 +141,7 @@ impl Op for WeightGradientOp {
                 kernel::weight_gradient::<f64>(s, &call.x(0)?, &call.x(1)?, &mut call.y(0)?);
                 Ok(())
             }
-            dtype => for_half!(dtype, T => {
+            dtype => match_half!(dtype, T => {
                 let (dy, mut dw) = (call.x(1)?, call.y(0)?);
                 with_input(
                     x,

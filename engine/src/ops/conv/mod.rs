@@ -9,7 +9,7 @@ use crate::autograd::{Derivative, GradientSum, Gradients, Saved, Saves};
 use crate::cpu::conv2d::{self as kernel, half};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::dtype::{bf16, f16};
-use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, compute, for_half, launch, with_derivative};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, compute, launch, match_half, with_derivative};
 use crate::window::MAX_SIDE;
 use crate::{ConvAlgorithm, ConvShape, DType, Device, Error, Result, Shape, Tensor};
 use gradients::{InputGradient, bias_gradient, weight_gradient};
@@ -145,7 +145,7 @@ impl Op for Conv2d {
                 kernel::forward::<f64>(s, &call.x(0)?, &call.x(1)?, b.as_deref(), &mut call.y(0)?);
                 Ok(())
             }
-            dtype => for_half!(dtype, T => {
+            dtype => match_half!(dtype, T => {
                 let (w, b, mut y) = (call.x::<T>(1)?, call.optional(2)?, call.y(0)?);
                 with_input(
                     x,

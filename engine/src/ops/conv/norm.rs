@@ -22,8 +22,7 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let batch_statistics = norm.training || norm.running.is_none();
-        let (y, sums) = match batch_statistics {
+        let (y, sums) = match norm.uses_batch_statistics() {
             true => self.conv2d_with_sums(weight, options)?,
             false => (self.conv2d(weight, None, options)?, None),
         };

@@ -68,7 +68,7 @@ impl PoolShape {
     }
 
     /// Shape of the output.
-    pub(super) fn output(&self) -> [usize; 4] {
+    pub(in crate::ops) fn output(&self) -> [usize; 4] {
         [self.n, self.out[0], self.out[1], self.c]
     }
 

@@ -2,6 +2,7 @@
 use crate::{Collective, Reduction, Result, Tensor};
 
 /// Statistics by channel.
+#[derive(Default)]
 pub(super) struct Moments {
     /// Number of values.
     pub(super) count: f64,
