@@ -138,10 +138,7 @@ impl Derivative for Linear {
             Activation::Identity => Saves::default().and_operand_if(needs[1], 0).and_operand_if(needs[0], 1),
             Activation::Relu => Saves::results(&[0]).and_operand_if(needs[1], 0).and_operand_if(needs[0], 1),
             // A tracked backward pass computes the activation's input again.
-            _ => needs
-                .iter()
-                .enumerate()
-                .fold(Saves::results(&[1]), |saves, (i, _)| saves.and_operand_if(true, i)),
+            _ => Saves::all_operands().and_results(&[1]),
         }
     }
 
