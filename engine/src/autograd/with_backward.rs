@@ -119,16 +119,6 @@ impl Tensor {
         })
     }
 
-    /// As [`Tensor::with_fused_backward`], for backward functions that save all inputs.
-    pub(crate) fn with_fused(
-        self,
-        op: &'static str,
-        inputs: &[&Tensor],
-        make: impl FnOnce() -> FusedBackward,
-    ) -> Tensor {
-        self.with_closures(op, inputs, true, || Closures::Fused(make()))
-    }
-
     /// As [`Tensor::with_composed_backward`], for a backward function that needs the output, which is its first argument. With
     /// `create_graph` that output requires a gradient.
     pub(crate) fn with_output_backward<F>(self, op: &'static str, inputs: &[&Tensor], backward: F) -> Tensor

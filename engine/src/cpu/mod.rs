@@ -24,7 +24,6 @@ pub mod memory;
 pub mod optimizer;
 pub mod parallel;
 pub mod power;
-pub mod prepare;
 pub mod scratch;
 pub mod simd;
 pub mod stored;

@@ -78,7 +78,7 @@ impl LaunchConfig {
 }
 
 /// Number of blocks along an axis of a grid. A number that does not fit becomes one that every device rejects at the launch.
-pub(super) fn grid_extent(blocks: usize) -> u32 {
+pub(crate) fn grid_extent(blocks: usize) -> u32 {
     u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
@@ -96,7 +96,7 @@ enum ArgBytes<'a> {
 }
 
 /// Extent as a 32-bit field of a table of operands; an argument that is an extent itself is [`int`].
-pub(super) fn to_i32(value: usize) -> Result<i32> {
+pub(crate) fn to_i32(value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| {
         CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
     })

@@ -85,7 +85,7 @@ fn on_gpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tens
 }
 
 fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
-    let widens = !op.spec().stores_half && op.spec().dtypes != DTypes::Any;
+    let widens = !op.spec().stores_half && matches!(op.spec().dtypes, DTypes::Float | DTypes::FirstFloat);
     let compute_dtype = |dtype: DType| if widens && dtype.is_half() { DType::F32 } else { dtype };
     let empty = |r: &TensorInfo| crate::ops::dispatch_any!(compute_dtype(r.dtype), T => Tensor::build(r.shape, |_: &mut [T]| ()));
     let y = results.iter().map(empty).collect::<Result<Vec<_>>>()?;
@@ -102,13 +102,14 @@ fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tens
 
 fn check_dtypes(op: &dyn Op, x: &[&Tensor], device: Device) -> Result<()> {
     let (dtypes, first) = (op.spec().dtypes, x[0].dtype());
-    if dtypes != DTypes::Any && first == DType::F64 && device != Device::Cpu {
+    let is_float = matches!(dtypes, DTypes::Float | DTypes::FirstFloat);
+    if is_float && first == DType::F64 && device != Device::Cpu {
         return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16 or bf16 on a GPU"));
     }
-    if dtypes != DTypes::Any && !first.is_float() {
+    if is_float && !first.is_float() {
         return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16, bf16 or f64"));
     }
-    if dtypes != DTypes::FirstFloat && x.iter().any(|t| t.dtype() != first) {
+    if matches!(dtypes, DTypes::Float | DTypes::Any) && x.iter().any(|t| t.dtype() != first) {
         return Err(Error::dtype(op.spec().name, &named(op, x), "operands of one dtype"));
     }
     Ok(())

@@ -60,6 +60,11 @@ impl Spec {
         Spec { dtypes: DTypes::Any, ..self }
     }
 
+    /// Operands of dtypes that [`Op::results`] checks.
+    pub(crate) fn dtypes_of_results(self) -> Spec {
+        Spec { dtypes: DTypes::OfResults, ..self }
+    }
+
     /// The CPU kernel reads and writes f16 and bf16. Otherwise it receives f16 and bf16 operands as f32, and its results are rounded.
     pub(crate) fn stores_half_on_cpu(self) -> Spec {
         Spec { stores_half: true, ..self }
@@ -75,6 +80,8 @@ enum DTypes {
     FirstFloat,
     /// One dtype for all operands, of any kind.
     Any,
+    /// Those that [`Op::results`] accepts.
+    OfResults,
 }
 
 /// The results that an operation declares.

@@ -34,14 +34,6 @@ impl<'a> OnGpu<'a> {
         Ok(Some(OnGpu { gpu: x.device_view().gpu().clone(), op, operands }))
     }
 
-    /// As [`OnGpu::of`], for a backward pass whose forward pass ran on a GPU.
-    pub fn for_backward(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
-        OnGpu::of(op, operands)?.ok_or_else(|| {
-            let why = "the forward pass ran on a GPU, but its tensors have been moved; run the backward pass before moving them".to_string();
-            Error::Device { op, device: Device::Cpu, operands: Operands::of(operands), why }
-        })
-    }
-
     /// A tensor whose elements are all written by the kernels that `fill` queues.
     pub fn build(
         &self,
@@ -61,18 +53,4 @@ impl<'a> OnGpu<'a> {
     pub fn with_op_context<T>(&self, result: cuda::Result<T>) -> Result<T> {
         result.map_err(|failure| failure.with_op_context(self.op, self.gpu.device(), self.operands))
     }
-}
-
-/// Errors unless the parameters of an operation have the dtype of its first operand or, with an f16 or bf16 operand, are all f32.
-pub(super) fn check_parameters(
-    op: &'static str,
-    operands: &[(&'static str, &Tensor)],
-    parameters: &[(&'static str, &Tensor)],
-) -> Result<()> {
-    let x = operands[0].1;
-    let all = |dtype: DType| parameters.iter().all(|(_, t)| t.dtype() == dtype);
-    if all(x.dtype()) || (matches!(x.dtype(), DType::F16 | DType::BF16) && all(DType::F32)) {
-        return Ok(());
-    }
-    Err(Error::dtype(op, operands, "operands of one dtype; with f16 and bf16, parameters may all be f32"))
 }

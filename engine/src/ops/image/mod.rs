@@ -3,3 +3,6 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 mod interpolate;
 mod normalize;
+mod prepare;
+
+pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};

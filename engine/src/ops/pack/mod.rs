@@ -1,6 +1,8 @@
 //! Copies of many tensors in one.
-use super::gpu::OnGpu;
-use crate::{DType, Error, Result, Tensor, cuda};
+mod cuda;
+
+use crate::op::{check_device, launch};
+use crate::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "pack";
 
@@ -15,17 +17,19 @@ pub fn pack(sources: &[(&Tensor, usize)], scale: f32, to: &Tensor) -> Result<()>
     if sources.iter().any(|(source, offset)| offset + source.numel() > to.numel()) {
         return Err(Error::shape(OP, &operands, "a source ends after the last element of `to`"));
     }
-    let Some(on) = OnGpu::of_any(OP, &operands)? else {
+    if check_device(OP, &operands)? == Device::Cpu {
         return sources.iter().try_for_each(|(source, offset)| {
             let source = source.detach().reshape([source.numel()])?.to_dtype(DType::F32)?;
             let scaled = if scale == 1.0 { source } else { source.mul_scalar(scale.into())? };
             to.narrow(0, *offset, scaled.numel())?.copy_from(&scaled.to_dtype(to.dtype())?)
         });
-    };
-    let views: Vec<_> = sources.iter().map(|(source, offset)| (source.device_view(), *offset)).collect();
-    let slices: Vec<_> = views.iter().map(|(view, offset)| (view.slice(), *offset)).collect();
+    }
     to.bump_version();
-    on.with_op_context(cuda::pack::pack(&on.gpu, &slices, scale, to.device_view().slice()))
+    launch(OP, &operands, |gpu, of| {
+        let parts: Vec<_> =
+            of[1..].iter().zip(sources).map(|(slice, (_, offset))| (*slice, *offset)).collect();
+        cuda::pack(gpu, &parts, scale, of[0])
+    })
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Copies of many tensors in one (`kernels/cu/pack.cu`).
-use super::channels::THREADS;
-use super::launch::to_i32;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::DType;
+use crate::cuda::channels::THREADS;
+use crate::cuda::launch::to_i32;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 
 /// Writes `scale` times each f32, f16 or bf16 source to `to`, from its offset on. A launch has up to [`MAX_PARTS`] sources.
-pub(crate) fn pack(gpu: &Gpu, sources: &[(DeviceSlice, usize)], scale: f32, to: DeviceSlice) -> Result<()> {
+pub(super) fn pack(gpu: &Gpu, sources: &[(DeviceSlice, usize)], scale: f32, to: DeviceSlice) -> Result<()> {
     let sources: Vec<&(DeviceSlice, usize)> = sources.iter().filter(|(source, _)| source.len > 0).collect();
     for group in sources.chunks(MAX_PARTS) {
         let mut table =

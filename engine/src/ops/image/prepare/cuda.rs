@@ -1,10 +1,10 @@
 //! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
-use super::launch::{grid_extent, to_i32};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
-use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
+use super::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
+use crate::cuda::launch::{grid_extent, to_i32};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 
 /// Applies the rows of `changes` to the first n images `[h, w, c]`, of up to four channels.
-pub(crate) fn forward(
+pub(super) fn forward(
     gpu: &Gpu,
     x: DeviceSlice,
     changes: DeviceSlice,

@@ -1,10 +1,10 @@
 //! Batch preparation of u8 or f32 images in one pass: mixup or cutmix with a partner image, normalisation, random erasing.
-use super::parallel::{DisjointSlice, for_each_task};
+use super::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 use crate::Element;
-use crate::ops::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
+use crate::cpu::parallel::{DisjointSlice, for_each_task};
 
 /// Prepares the first n of the images `[h, w, c]`, each according to its row of `changes`. The `prepare` CUDA kernel does the same.
-pub fn forward<S: Element + Into<f32>, T: Element>(
+pub(super) fn forward<S: Element + Into<f32>, T: Element>(
     x: &[S],
     changes: &[i64],
     [n, h, w, c]: [usize; 4],
