@@ -10,10 +10,8 @@
 )]
 pub mod activation;
 pub mod add;
-pub mod batch_norm;
 pub mod binary;
 pub mod cast;
-pub mod conv2d;
 pub mod elementary;
 pub(crate) mod fold;
 pub mod fuse;

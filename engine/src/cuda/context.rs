@@ -185,7 +185,7 @@ impl Gpu {
     }
 
     /// Address of the [tickets](Gpu::tickets).
-    pub(super) fn tickets(&self) -> CUdeviceptr {
+    pub(crate) fn tickets(&self) -> CUdeviceptr {
         self.tickets
     }
 
@@ -207,7 +207,7 @@ impl Gpu {
     }
 
     /// Current options of convolutions.
-    pub(super) fn conv_options(&self) -> ConvEngineOptions {
+    pub(crate) fn conv_options(&self) -> ConvEngineOptions {
         *self.conv_options.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -217,7 +217,7 @@ impl Gpu {
     }
 
     /// cuDNN on this device's stream, opened at its first use.
-    pub(super) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
+    pub(crate) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
         let GpuInfo { name, capability, multiprocessors, .. } = &self.info;
         let kind = GpuKind { capability: *capability, multiprocessors: *multiprocessors };
         // SAFETY: the stream lives as long as this value, and callers have bound its context.

@@ -1,9 +1,8 @@
-//! CUDA backend on cudarc: contexts, memory, kernel launches, and a launcher for each operation.
+//! CUDA backend on cudarc: contexts, memory, kernel launches.
 //!
 //! A `Gpu` owns one context and one compute stream. Every launch, copy and allocation of the engine uses that stream, so work runs in the
 //! order in which it is queued, and memory may be freed as soon as its last use is queued. Uploads and collective operations have streams of
-//! their own, ordered with it by events. Launchers are plain functions over slices and
-//! shapes. Copies between host and device (`async_copy`, `pinned`, `nccl`) take tensors.
+//! their own, ordered with it by events. Copies between host and device (`async_copy`, `pinned`, `nccl`) take tensors.
 pub mod cublaslt;
 pub mod cudnn;
 pub mod nccl;
@@ -12,38 +11,26 @@ pub(crate) mod activation;
 mod allocator;
 mod arena;
 mod async_copy;
-pub(crate) mod batch_norm;
-pub(crate) mod batch_norm_pair;
-pub(crate) mod batch_norm_pool;
 pub(crate) mod binary;
 mod capture_lock;
 pub(crate) mod channels;
 mod communication;
 mod compilation;
 mod context;
-pub(crate) mod conv2d;
-pub(crate) mod conv_norm;
 pub(crate) mod copy;
-pub(crate) mod depthwise;
 mod error;
 pub(crate) mod fuse;
 mod graph;
-pub(crate) mod implicit_gemm;
 pub(crate) mod launch;
 mod library;
 mod library_info;
 mod memory;
 pub(crate) mod optimizer;
 mod pinned;
-pub(crate) mod pointwise_data_gradient;
 mod profile;
-mod self_test;
 mod staging;
 mod stream_event;
 pub(crate) mod strided_pair;
-pub(crate) mod sync_norm;
-#[cfg(test)]
-mod tests;
 mod timing_event;
 pub(crate) mod unary;
 mod versions;
@@ -60,7 +47,6 @@ pub use library_info::{LibraryInfo, libraries};
 pub use memory::{device_pointer, record_stream};
 pub use pinned::pinned_tensor;
 pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
-pub use self_test::{SelfTest, self_tests};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;

@@ -85,7 +85,7 @@ macro_rules! dispatch_stored {
 }
 
 mod activation;
-mod batch_norm;
+pub(crate) mod batch_norm;
 mod binary;
 pub(crate) mod conv;
 pub(crate) mod dropout;
@@ -95,6 +95,8 @@ mod gpu;
 mod gpu_tests;
 mod half;
 pub(crate) mod image;
+#[cfg(test)]
+mod launcher_tests;
 mod linear;
 pub(crate) mod loss;
 pub(crate) mod norm;

@@ -1,11 +1,11 @@
 //! Output of a batch norm on the CPU that is computed at its first use. A convolution that applies the normalization to its input never
 //! computes it; the weight gradient of any convolution computes it again, so it need not be kept for the backward pass.
 use super::channels::{Channels, row};
-use crate::cpu::batch_norm as kernel;
-use crate::cpu::conv2d::{ConvInput, Prologue};
 use crate::cpu::memory::CpuBuffer;
 use crate::cpu::stored::Stored;
 use crate::op::match_float;
+use crate::ops::batch_norm::cpu as kernel;
+use crate::ops::conv::cpu::{ConvInput, Prologue};
 use crate::storage::DeferredElements;
 use crate::{Activation, Result, Tensor};
 use std::any::Any;

@@ -2,6 +2,8 @@
 mod backward;
 mod channels;
 mod composition;
+pub(crate) mod cpu;
+pub(crate) mod cuda;
 mod deferred;
 mod fused;
 mod moments;
@@ -12,7 +14,7 @@ mod pool;
 
 use crate::autograd::{Derivative, Gradients, PendingTerm, Saved, Saves, is_grad_enabled, is_tracked, track};
 use crate::op::{Mismatch, check_device, check_parameters, compute_all, no_second_derivative};
-use crate::{Activation, Collective, DType, Device, Result, Tensor, cpu, shapes_only};
+use crate::{Activation, Collective, DType, Device, Result, Tensor, shapes_only};
 use backward::{Backward, DerivativeSource};
 use channels::Channels;
 use composition::{Composition, Nonlinearity, NormOperands};
@@ -103,7 +105,7 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        if !cpu::activation::is_fused(activation) {
+        if !crate::cpu::activation::is_fused(activation) {
             let y = self.batch_norm_act_of(input, norm, Activation::Identity, residual)?;
             return y.activate(activation);
         }

@@ -1,9 +1,9 @@
 //! The elementwise pass of a batch norm.
 use super::channels::row;
-use crate::cpu::batch_norm as cpu;
+use super::cpu;
+use super::cuda::{self as kernel, PassBefore, mask_bytes};
 use crate::cpu::stored::Stored;
-use crate::cuda::batch_norm::{self as kernel, PassBefore, mask_bytes};
-use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, for_stored};
 use crate::{Activation, DType, Device, Result, Tensor};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Op for Normalize {
         })
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
         let (c, f) = (self.c, self.activation);
         let before = if self.follows_reduction { PassBefore::Reduction } else { PassBefore::Convolution };
         match (x.get(2), y.get(1)) {

@@ -1,13 +1,14 @@
 //! ReLU of the sum of two normalized convolutions: the end of a residual block whose shortcut has a convolution.
 use super::backward::{Joining, Sums, join, uninitialized};
 use super::channels::{finish_factors, of_pair};
+use super::cuda::pair as kernel;
 use super::{BatchNorm, Channels, NormInput, NormOperands, OutputGradient, check, joins};
 use crate::autograd::{Derivative, Gradients, PendingTerm, Saved, Saves, is_grad_enabled, is_tracked, track};
-use crate::cuda::batch_norm::mask_bytes;
-use crate::cuda::{self, DeviceSlice, Gpu, batch_norm_pair as kernel};
+use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{
     CpuCall, Infos, Op, Spec, TensorInfo, composed_backward, compute_all, launch, no_second_derivative,
 };
+use crate::ops::batch_norm::cuda::mask_bytes;
 use crate::{Activation, Conv2dOptions, DType, Device, Reduction, Result, Tensor};
 use std::sync::Arc;
 

@@ -3,12 +3,12 @@ use super::backward::Sums;
 use super::{Channels, NormInput, NormOperands, check};
 use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled, is_tracked, track};
 use crate::cpu::activation::is_fused;
-use crate::cuda::batch_norm::BatchNormBackward;
-use crate::cuda::batch_norm_pool::{self as kernel, BatchNormPoolBackward};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{
     CpuCall, Infos, Op, Spec, TensorInfo, composed_backward, compute_all, launch, no_second_derivative,
 };
+use crate::ops::batch_norm::cuda::BatchNormBackward;
+use crate::ops::batch_norm::cuda::pool::{self as kernel, BatchNormPoolBackward};
 use crate::ops::pool::PoolShape;
 use crate::{Activation, ConvBatchNorm, DType, Device, Pool2dOptions, Result, Tensor};
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! The gradients of a convolution. Each is bilinear in two tensors, as the convolution is, and its gradients are composed of the same
 //! three operations, so a convolution has derivatives of any order.
+use super::cpu::{self as kernel, half};
+use super::cuda::{self, pointwise_data_gradient};
 use super::input::with_input;
 use super::{Conv2d, Conv2dOptions};
 use crate::autograd::{Derivative, Gradients, PendingTerm, Saved, Saves};
-use crate::cpu::conv2d::{self as kernel, half};
-use crate::cuda::{self, DeviceSlice, Gpu, pointwise_data_gradient};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real, launch, match_half};
 use crate::{ConvShape, DType, Device, Result, Tensor};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl InputGradient {
             && sum.is_sole_owner()
             && sum.dtype() == self.dy.dtype()
             && launch("conv2d", &[("grad", &self.dy), ("weight", &self.weight), ("sum", &sum)], |gpu, x| {
-                cuda::conv2d::add_data_gradient(gpu, &self.conv.s, x[0], x[1], x[2])
+                cuda::add_data_gradient(gpu, &self.conv.s, x[0], x[1], x[2])
             })?;
         if in_place {
             return Ok(sum);
@@ -96,8 +97,8 @@ impl Op for InputGradientOp {
         for_real!(call, T => kernel::data_gradient::<T>(s, &call.x(0)?, &call.x(1)?, &mut call.y(0)?))
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::conv2d::data_gradient(gpu, &self.0.s, x[0], x[1], y[0])
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        cuda::data_gradient(gpu, &self.0.s, x[0], x[1], y[0])
     }
 }
 
@@ -152,8 +153,8 @@ impl Op for WeightGradientOp {
         }
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::conv2d::weight_gradient(gpu, &self.0.s, x[0], x[1], y[0])
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        cuda::weight_gradient(gpu, &self.0.s, x[0], x[1], y[0])
     }
 }
 

@@ -1,7 +1,7 @@
 //! The input of a convolution on the CPU, which may be the output of a batch norm that is not computed yet.
-use crate::cpu::conv2d::ConvInput;
 use crate::cpu::stored::Stored;
 use crate::ops::batch_norm::NormalizedElements;
+use crate::ops::conv::cpu::ConvInput;
 use crate::{Result, Tensor};
 
 /// Calls `f` with the elements of x or, if x is the output of a batch norm that is not computed yet and `supports` accepts its formula, with the

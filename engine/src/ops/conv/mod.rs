@@ -1,4 +1,6 @@
 //! Two-dimensional convolution (cross-correlation, as in every deep learning library).
+pub mod cpu;
+pub(crate) mod cuda;
 pub(super) mod gradients;
 mod input;
 mod norm;
@@ -6,12 +8,12 @@ mod norm;
 mod tests;
 
 use crate::autograd::{Derivative, GradientSum, Gradients, Saved, Saves};
-use crate::cpu::conv2d::{self as kernel, half};
-use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::dtype::{bf16, f16};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, compute, launch, match_half, with_derivative};
 use crate::window::MAX_SIDE;
 use crate::{ConvAlgorithm, ConvShape, DType, Device, Error, Result, Shape, Tensor};
+use cpu::{self as kernel, half};
 use gradients::{InputGradient, bias_gradient, weight_gradient};
 use input::with_input;
 use std::sync::Arc;
@@ -73,7 +75,7 @@ impl Tensor {
             let sums = Tensor::build_on(gpu, of_sums, DType::F32, |_| Ok(()))?;
             let has_sums = {
                 let (y, sums) = (y.device_view(), sums.device_view());
-                cuda::conv2d::forward_with_sums(gpu, &s, x[0], x[1], y.slice(), sums.slice())?
+                cuda::forward_with_sums(gpu, &s, x[0], x[1], y.slice(), sums.slice())?
             };
             Ok(has_sums.then_some((y, sums)))
         })?;
@@ -156,10 +158,10 @@ impl Op for Conv2d {
         }
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::conv2d::forward(gpu, &self.s, x[0], x[1], y[0])?;
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        cuda::forward(gpu, &self.s, x[0], x[1], y[0])?;
         match x.get(2) {
-            Some(bias) => cuda::binary::add_to_rows(gpu, y[0], *bias),
+            Some(bias) => crate::cuda::binary::add_to_rows(gpu, y[0], *bias),
             None => Ok(()),
         }
     }

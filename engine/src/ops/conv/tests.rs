@@ -1,7 +1,7 @@
 //! The algorithm of a convolution, from its options to the kernels of all passes.
-use super::{Conv2dOptions, conv_shape, gradients};
+use super::{Conv2dOptions, conv_shape, cpu, gradients};
 use crate::autograd::gradients as gradients_of;
-use crate::{ConvAlgorithm, ConvShape, Result, Tensor, cpu};
+use crate::{ConvAlgorithm, ConvShape, Result, Tensor};
 
 const ALGORITHMS: [ConvAlgorithm; 2] = [ConvAlgorithm::Auto, ConvAlgorithm::Direct];
 
@@ -53,13 +53,13 @@ fn every_pass_and_second_derivative_uses_the_algorithm_of_the_options() -> Resul
         let s =
             ConvShape { algorithm, ..conv_shape(&[("x", &x), ("weight", &weight)], &options(algorithm))? };
         let forward = |x: &Tensor, w: &Tensor| {
-            by_kernel(x, w, s.output_len(), |x, w, y| cpu::conv2d::forward(&s, x, w, None, y))
+            by_kernel(x, w, s.output_len(), |x, w, y| cpu::forward(&s, x, w, None, y))
         };
         let data_gradient = |dy: &Tensor, w: &Tensor| {
-            by_kernel(dy, w, s.input_len(), |dy, w, dx| cpu::conv2d::data_gradient(&s, dy, w, dx))
+            by_kernel(dy, w, s.input_len(), |dy, w, dx| cpu::data_gradient(&s, dy, w, dx))
         };
         let weight_gradient = |x: &Tensor, dy: &Tensor| {
-            by_kernel(x, dy, s.weight_len(), |x, dy, dw| cpu::conv2d::weight_gradient(&s, x, dy, dw))
+            by_kernel(x, dy, s.weight_len(), |x, dy, dw| cpu::weight_gradient(&s, x, dy, dw))
         };
         let of = |t: &Option<Tensor>| bits(&t.as_ref().expect("a gradient").to_vec::<f32>().expect("f32"));
         let y = x.conv2d(&weight, None, &options(algorithm))?;

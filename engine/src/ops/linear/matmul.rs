@@ -1,6 +1,7 @@
 //! Matrix multiplication, batched and broadcasting.
+use super::cpu::matmul;
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
-use crate::cpu::gemm::{Matrix, gemm_batch, matmul};
+use crate::cpu::gemm::{Matrix, gemm_batch};
 use crate::cuda::cublaslt::Gemm;
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::dtype::Real;

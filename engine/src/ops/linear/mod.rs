@@ -8,11 +8,10 @@ mod mlp;
 pub use attention::AttentionMask;
 
 use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled, is_tracked};
-use crate::cpu::conv2d::has_bf16;
-use crate::cpu::gemm::{CONV_MIN_MACS, matmul};
 use crate::cuda::cublaslt::{Epilogue, Gemm};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult, activation as cuda_activation};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real, launch};
+use crate::ops::conv::cpu::has_bf16;
 use crate::{Activation, Conv2dOptions, DType, Device, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
@@ -35,7 +34,7 @@ impl Tensor {
         let sizes = sizes("linear", &operands)?;
         let [m, n, k] = sizes;
         let is_bf16 = operands.iter().all(|t| t.dtype() == DType::BF16 && t.device() == Device::Cpu);
-        if is_bf16 && m > 0 && m * n * k >= CONV_MIN_MACS && has_bf16() {
+        if is_bf16 && m > 0 && m * n * k >= cpu::CONV_MIN_MACS && has_bf16() {
             // A 1x1 convolution, which uses the CPU's bf16 instructions.
             let (x, weight) = (self.reshape([1, m, 1, k])?, weight.reshape([n, 1, 1, k])?);
             let y = x.conv2d(&weight, bias, &Conv2dOptions::default())?;
@@ -94,15 +93,15 @@ impl Op for Linear {
         for_real!(call, T => {
             let (x, w, b, mut y) = (call.x::<T>(0)?, call.x(1)?, call.optional(2)?, call.y(0)?);
             if matches!(f, Activation::Identity | Activation::Relu) {
-                matmul(m, n, k, (&x, false), (&w, true), &mut y);
+                cpu::matmul(m, n, k, (&x, false), (&w, true), &mut y);
                 cpu::add_bias(b.as_deref(), f == Activation::Relu, n, &mut y);
             } else if self.keeps_input() {
                 let mut z = call.y(1)?;
-                matmul(m, n, k, (&x, false), (&w, true), &mut z);
+                cpu::matmul(m, n, k, (&x, false), (&w, true), &mut z);
                 cpu::add_bias_activate(f, b.as_deref(), n, &mut z, &mut y);
             } else {
                 crate::cpu::scratch::with(y.len(), |z: &mut [T]| {
-                    matmul(m, n, k, (&x, false), (&w, true), z);
+                    cpu::matmul(m, n, k, (&x, false), (&w, true), z);
                     cpu::add_bias_activate(f, b.as_deref(), n, z, &mut y);
                 });
             }

@@ -1,8 +1,8 @@
 //! The backward pass of a batch norm on the CPU.
 use super::{Backward, DerivativeSource};
-use crate::cpu::batch_norm::{self as kernel, DerivativeOperand};
 use crate::cpu::stored::Stored;
 use crate::ops::batch_norm::channels::row;
+use crate::ops::batch_norm::cpu::{self as kernel, DerivativeOperand};
 use crate::ops::batch_norm::moments::sum_over_ranks;
 use crate::{Activation, Element, Result, Tensor};
 

@@ -1,11 +1,11 @@
 //! The backward pass of a batch norm on a GPU.
 use super::{Backward, DerivativeSource};
-use crate::cuda::batch_norm::{self as kernel};
-use crate::cuda::pointwise_data_gradient::{NormSums, PointwiseDataGradient};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::launch;
 use crate::ops::batch_norm::channels::{Channels, factors_kind, finish_factors};
+use crate::ops::batch_norm::cuda::{self as kernel};
 use crate::ops::batch_norm::output_gradient::OutputGradient;
+use crate::ops::conv::cuda::pointwise_data_gradient::{NormSums, PointwiseDataGradient};
 use crate::{Activation, DType, Reduction, Result, Shape, Tensor};
 use std::sync::Arc;
 

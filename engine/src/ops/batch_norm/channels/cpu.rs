@@ -1,8 +1,8 @@
 //! Statistics and parameters of channels on the CPU, in f64.
 use super::{Channels, StatisticsSource};
-use crate::cpu::batch_norm as kernel;
 use crate::op::match_float;
 use crate::ops::batch_norm::BatchNorm;
+use crate::ops::batch_norm::cpu as kernel;
 use crate::ops::batch_norm::moments::Moments;
 use crate::{DType, Element, Result, Tensor};
 

@@ -1,12 +1,13 @@
 //! Statistics and parameters of channels on a GPU. The running statistics are updated there, without synchronization.
 use super::{Channels, StatisticsSource};
-use crate::cuda::batch_norm::{
-    self as kernel, BackwardFactors, BatchNormParameters, RunningMomentum, SAVED_ROWS,
-};
-use crate::cuda::conv_norm::{self, SummedNorm};
-use crate::cuda::{self, DeviceSlice, Gpu, sync_norm};
+use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::launch;
 use crate::ops::batch_norm::BatchNorm;
+use crate::ops::batch_norm::cuda::from_sums::{self, SummedNorm};
+use crate::ops::batch_norm::cuda::ranks;
+use crate::ops::batch_norm::cuda::{
+    self as kernel, BackwardFactors, BatchNormParameters, RunningMomentum, SAVED_ROWS,
+};
 use crate::{DType, Result, Shape, Tensor};
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(super) fn of((x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &BatchNo
                 with_parameters(gpu, norm, |parameters, momentum| match (of.get(1), parameters.running) {
                     (Some(sums), _) => {
                         let (y, sums, parameters) = (of[0], *sums, *parameters);
-                        conv_norm::statistics(gpu, SummedNorm { y, sums, parameters, momentum, saved }, c)
+                        from_sums::statistics(gpu, SummedNorm { y, sums, parameters, momentum, saved }, c)
                     }
                     (None, Some(running)) if !norm.training => {
                         kernel::frozen_statistics(gpu, running, c, parameters, saved)
@@ -35,7 +36,7 @@ pub(super) fn of((x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &BatchNo
     };
     let own = launch(OP, &operands, |gpu, of| {
         build(gpu, &[2 * c + 1], |moments| match of.get(1) {
-            Some(sums) => conv_norm::moments(gpu, (of[0], *sums), c, moments),
+            Some(sums) => from_sums::moments(gpu, (of[0], *sums), c, moments),
             None => kernel::moments(gpu, of[0], c, moments),
         })
     })?;
@@ -46,7 +47,7 @@ pub(super) fn of((x, sums): (&Tensor, Option<&Tensor>), c: usize, norm: &BatchNo
         let saved = build(gpu, &[SAVED_ROWS, c], |saved| {
             with_parameters(gpu, norm, |parameters, momentum| {
                 let momentum = momentum.expect("ranks are merged in training");
-                sync_norm::merge(gpu, all[0], c, parameters, momentum, [saved, of_count.slice()])
+                ranks::merge(gpu, all[0], c, parameters, momentum, [saved, of_count.slice()])
             })
         })?;
         drop(of_count);
@@ -76,7 +77,7 @@ pub(in crate::ops::batch_norm) fn of_pair(
             let first = SummedNorm { y: of[0], sums: of[1], parameters, momentum, saved: first };
             with_parameters(gpu, other_norm, |&parameters, momentum| {
                 let second = SummedNorm { y: of[2], sums: of[3], parameters, momentum, saved: second };
-                conv_norm::pair_statistics(gpu, [first, second], c)
+                from_sums::pair_statistics(gpu, [first, second], c)
             })
         })?;
         drop(views);
@@ -98,7 +99,7 @@ pub(in crate::ops::batch_norm) fn factors_kind(channels: &Channels, dx_wanted: b
 pub(in crate::ops::batch_norm) fn finish_factors(channels: &Channels, sums: &Tensor) -> Result<()> {
     let StatisticsSource::Ranks(_, count) = &channels.source else { return Ok(()) };
     launch(OP, &[("sums", sums), ("saved", &channels.saved), ("count", count)], |gpu, of| {
-        sync_norm::factors(gpu, of[0], of[1], of[2])
+        ranks::factors(gpu, of[0], of[1], of[2])
     })
 }
 
@@ -141,7 +142,7 @@ fn share_a_launch(norms: [&BatchNorm; 2], c: usize) -> bool {
     norms.iter().all(|norm| norm.synced().is_none())
         && dtypes[0] == dtypes[1]
         && !of.iter().any(|address| other.contains(address))
-        && conv_norm::supports_pair(c)
+        && from_sums::supports_pair(c)
 }
 
 /// Addresses of the tensors that a training pass updates.

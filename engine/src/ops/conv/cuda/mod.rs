@@ -1,9 +1,13 @@
 //! Convolution: our kernels for depthwise ones, cuDNN for all others, and our implicit GEMM as the fallback for shapes that cuDNN does
 //! not support. f32, f16 and bf16.
-use super::batch_norm::{self, BatchNormParameters, SAVED_ROWS};
-use super::conv_norm::SummedNorm;
-use super::cudnn::{ChannelSums, ConvEngineOptions, ConvPlanChoice, FusionAlternative};
-use super::{DeviceSlice, Gpu, LibraryError, Result, conv_norm, depthwise, implicit_gemm};
+pub(crate) mod depthwise;
+pub(crate) mod implicit_gemm;
+pub(crate) mod pointwise_data_gradient;
+
+use crate::cuda::cudnn::{ChannelSums, ConvEngineOptions, ConvPlanChoice, FusionAlternative};
+use crate::cuda::{DeviceSlice, Gpu, LibraryError, Result};
+use crate::ops::batch_norm::cuda::from_sums::{self, SummedNorm};
+use crate::ops::batch_norm::cuda::{self as batch_norm, BatchNormParameters, SAVED_ROWS};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
@@ -47,7 +51,7 @@ pub(crate) fn forward_with_sums(
     let mut rest = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;
         let saved = saved.as_slice(DType::F32);
-        Ok(conv_norm::statistics(gpu, SummedNorm { y, sums, parameters, momentum: None, saved }, c)?)
+        Ok(from_sums::statistics(gpu, SummedNorm { y, sums, parameters, momentum: None, saved }, c)?)
     };
     let mut separate = || {
         let saved = gpu.empty(SAVED_ROWS * c, DType::F32)?;

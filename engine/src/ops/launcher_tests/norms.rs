@@ -1,9 +1,9 @@
 //! Batch, group, layer and RMS norm.
 use super::{DeviceArray, FLOATS, gpu};
 use crate::cpu;
-use crate::cuda::batch_norm::{
-    self, BackwardFactors, BatchNormBackward, BatchNormParameters, DerivativeSource, PassBefore,
-    RunningMomentum, SAVED_ROWS, mask_bytes,
+use crate::ops::batch_norm::cuda::{
+    self as batch_norm, BackwardFactors, BatchNormBackward, BatchNormParameters, DerivativeSource,
+    PassBefore, RunningMomentum, SAVED_ROWS, mask_bytes,
 };
 use crate::ops::norm::cpu::{GroupNorm, RowNorm};
 use crate::ops::norm::cuda::{group_norm, row_norm};
@@ -121,7 +121,7 @@ fn batch_norm_case(
     }
     .expect("launches");
 
-    let (batch_mean, batch_var) = cpu::batch_norm::statistics(&x.values, c);
+    let (batch_mean, batch_var) = crate::ops::batch_norm::cpu::statistics(&x.values, c);
     let inv: Vec<f64> = batch_var.iter().map(|v| 1.0 / (v + 1e-3).sqrt()).collect();
     let hat = |i: usize| (x.values[i] - batch_mean[i % c]) * inv[i % c];
     let r = |i: usize| residual.as_ref().map_or(0.0, |r| r.values[i]);
@@ -192,7 +192,7 @@ fn statistics_are_accurate_with_a_large_offset() {
     let saved = DeviceArray::empty(SAVED_ROWS * c, DType::F32);
     let parameters = BatchNormParameters { weight: None, bias: None, running: None, eps: 0.0 };
     batch_norm::statistics(gpu(), x.slice(), c, &parameters, None, saved.slice()).expect("launches");
-    let (mean, var) = cpu::batch_norm::statistics(&x.values, c);
+    let (mean, var) = crate::ops::batch_norm::cpu::statistics(&x.values, c);
     let saved = saved.to_host();
     for j in 0..c {
         assert!((saved[j] - mean[j]).abs() <= 1e-3, "{} for {}", saved[j], mean[j]);

@@ -1,5 +1,5 @@
 //! Launchers on the emulated device, in each dtype, compared with the CPU kernels in f64.
-use super::{DeviceBuffer, DeviceSlice, Gpu};
+use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Element};
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};

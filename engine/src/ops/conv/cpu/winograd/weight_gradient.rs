@@ -6,14 +6,14 @@ use super::kernels::{self, PLANES, TileGradients, TilePlanes};
 use super::tiles::{TILE, TileBlock, TileGrid};
 use super::{PLANE_PADDING, input_tiles, padded, with_rows};
 use crate::conv_shape::ConvShape;
-use crate::cpu::conv2d::outer::{OuterOperand, PixelLoop};
-use crate::cpu::conv2d::prefetch::Prefetch;
-use crate::cpu::conv2d::weight::OuterProduct;
-use crate::cpu::conv2d::{ConvInput, SharedPtr};
 use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 use crate::cpu::stored::Stored;
+use crate::ops::conv::cpu::outer::{OuterOperand, PixelLoop};
+use crate::ops::conv::cpu::prefetch::Prefetch;
+use crate::ops::conv::cpu::weight::OuterProduct;
+use crate::ops::conv::cpu::{ConvInput, SharedPtr};
 use std::ops::Range;
 
 /// Tiles per block where each chunk has its own sums.
@@ -31,7 +31,7 @@ const CHUNKS: usize = 8;
 const TRANSFORM_ROWS: usize = 16;
 
 /// Weight gradient. `dw` is overwritten.
-pub(in crate::cpu::conv2d) fn weight_gradient<T: Stored<Compute = f32>>(
+pub(in crate::ops::conv::cpu) fn weight_gradient<T: Stored<Compute = f32>>(
     s: &ConvShape,
     x: ConvInput<T>,
     dy: &[T],

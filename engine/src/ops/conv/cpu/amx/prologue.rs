@@ -1,9 +1,9 @@
 //! Pixels of bf16, copied to whole steps of channels, with batch norm and activation.
 use super::tiles::STEP;
 use crate::cpu::cast::cast;
-use crate::cpu::conv2d::Prologue;
 use crate::cpu::scratch;
 use crate::dtype::bf16;
+use crate::ops::conv::cpu::Prologue;
 use std::arch::x86_64::*;
 use std::ops::Range;
 

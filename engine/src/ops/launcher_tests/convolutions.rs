@@ -1,7 +1,8 @@
 //! Depthwise convolution, and convolution as an implicit GEMM.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cuda::{depthwise, implicit_gemm};
-use crate::{ConvAlgorithm, ConvShape, DType, cpu};
+use crate::ops::conv::cpu as conv;
+use crate::ops::conv::cuda::{depthwise, implicit_gemm};
+use crate::{ConvAlgorithm, ConvShape, DType};
 
 /// Depthwise convolution of `[h, w]` pixels and `c` channels with a multiplier; kernel, stride, padding and dilation are square.
 fn shape(size: [usize; 2], c: usize, multiplier: usize, [k, s, p, d]: [usize; 4]) -> ConvShape {
@@ -41,13 +42,13 @@ fn check(s: &ConvShape, dtype: DType, is_depthwise: bool) {
         implicit_gemm::weight_gradient(gpu(), s, input, grad, dw.slice()).expect("launches");
     }
     let mut expected = vec![0.0; s.output_len()];
-    cpu::conv2d::forward(s, &x.values, &weight.values, Some(&bias.values), &mut expected);
+    conv::forward(s, &x.values, &weight.values, Some(&bias.values), &mut expected);
     y.assert_close(&expected, &what);
     let mut expected = vec![0.0; s.input_len()];
-    cpu::conv2d::data_gradient(s, &dy.values, &weight.values, &mut expected);
+    conv::data_gradient(s, &dy.values, &weight.values, &mut expected);
     dx.assert_close(&expected, &what);
     let mut expected = vec![0.0; s.weight_len()];
-    cpu::conv2d::weight_gradient(s, &x.values, &dy.values, &mut expected);
+    conv::weight_gradient(s, &x.values, &dy.values, &mut expected);
     dw.assert_close(&expected, &what);
 }
 

@@ -9,11 +9,11 @@
 use super::prologue::load_pixels;
 use super::tiles::{BLOCK, STEP, STEP_WORDS, Step};
 use crate::conv_shape::ConvShape;
-use crate::cpu::conv2d::ConvInput;
-use crate::cpu::conv2d::groups::Groups;
-use crate::cpu::conv2d::plan::{ConvPlan, Phase, TapPosition};
 use crate::cpu::scratch;
 use crate::dtype::bf16;
+use crate::ops::conv::cpu::ConvInput;
+use crate::ops::conv::cpu::groups::Groups;
+use crate::ops::conv::cpu::plan::{ConvPlan, Phase, TapPosition};
 use std::ops::Range;
 
 /// Most channels for which the taps of a kernel row are joined.

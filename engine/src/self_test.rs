@@ -1,5 +1,6 @@
 //! Self-tests of a CUDA device, for `fornax doctor`. Without them a missing library shows late, or only as slower training.
-use super::{DeviceBuffer, DeviceSlice, Gpu, LaunchConfig, Result, conv2d};
+use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu, LaunchConfig, Result};
+use crate::ops::conv::cuda::plan_with_sums;
 use crate::{ConvAlgorithm, ConvShape, DType};
 use fornax_kernels::{KernelSource, Nvrtc};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ fn compile_and_run(gpu: &Arc<Gpu>) -> Result<String> {
         let target = nvrtc.target(gpu.info().capability);
         nvrtc.compile(source, target).map(|_| target)
     });
-    let target = compiled.map_err(|e| super::CudaError::new(e.to_string()))?;
+    let target = compiled.map_err(|e| CudaError::new(e.to_string()))?;
     gpu.launch_generated(&source, LaunchConfig::linear(1, 32), &[])?;
     gpu.synchronize()?;
     Ok(format!("compiled for {target} and run"))
@@ -60,11 +61,11 @@ fn plan_fused_convolution(gpu: &Arc<Gpu>) -> Result<String> {
         [shape.input_len(), shape.weight_len(), shape.output_len()].map(|len| zeros(len, DType::BF16));
     let (x, weight, y, sums) = (x?, weight?, y?, zeros(2 * shape.c_out, DType::F32)?);
     let [x, weight, y]: [DeviceSlice; 3] = [&x, &weight, &y].map(|buffer| buffer.as_slice(DType::BF16));
-    let is_fused = conv2d::plan_with_sums(gpu, &shape, x, weight, y, sums.as_slice(DType::F32))?;
+    let is_fused = plan_with_sums(gpu, &shape, x, weight, y, sums.as_slice(DType::F32))?;
     gpu.synchronize()?;
     match is_fused {
         true => Ok("planned and run, with batch norm statistics in cuDNN's kernel".into()),
-        false => Err(super::CudaError::new(
+        false => Err(CudaError::new(
             "cuDNN has no kernel with batch norm statistics, so training is slower: are NVRTC and its libnvrtc-builtins of cuDNN's CUDA version?",
         )),
     }

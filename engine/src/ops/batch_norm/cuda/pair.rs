@@ -1,10 +1,10 @@
 //! ReLU of the sum of two batch norms (`kernels/cu/batch_norm_pair.cu`).
-use super::batch_norm::{BackwardFactors, PartialResults, SumsMerge, mask_bytes};
-use super::channels::Chunks;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
+use super::{BackwardFactors, PartialResults, SumsMerge, mask_bytes};
+use crate::cuda::channels::Chunks;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use std::sync::Arc;
 
-/// Inputs of the two batch norms, and their saved statistics ([`super::batch_norm::SAVED_ROWS`]).
+/// Inputs of the two batch norms, and their saved statistics ([`super::SAVED_ROWS`]).
 #[derive(Clone, Copy)]
 pub(crate) struct BatchNormPair<'a> {
     pub(crate) gpu: &'a Arc<Gpu>,

@@ -212,7 +212,7 @@ fn prologue_gives_the_bits_of_a_separate_pass_at_every_simd_level() {
         {
             simd::set_max_level(level);
             let mut normalized = vec![f32::NAN; x.len()];
-            crate::cpu::batch_norm::apply(&x, &scale, &shift, None, activation, &mut normalized);
+            crate::ops::batch_norm::cpu::apply(&x, &scale, &shift, None, activation, &mut normalized);
             let input =
                 ConvInput { x: &x, prologue: Some(Prologue { scale: &scale, shift: &shift, activation }) };
             let bits =
@@ -361,7 +361,7 @@ fn check_half_prologue<T: Stored<Compute = f32>>() -> usize {
         let (scale, shift) = (channels(5, 12.0), channels(6, 4.0));
         for activation in [Identity, Relu, Relu6, Silu, HardSwish] {
             let mut normalized = vec![T::from_f64(f64::NAN); x.len()];
-            crate::cpu::batch_norm::apply(&x, &scale, &shift, None, activation, &mut normalized);
+            crate::ops::batch_norm::cpu::apply(&x, &scale, &shift, None, activation, &mut normalized);
             let prologue = Some(Prologue { scale: &scale, shift: &shift, activation });
             let (input, plain) = (ConvInput { x: &x, prologue }, ConvInput::plain(&normalized));
             let bits = |v: &[T]| v.iter().map(|v| v.to_f64().to_bits()).collect::<Vec<_>>();

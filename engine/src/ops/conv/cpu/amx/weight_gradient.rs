@@ -9,10 +9,10 @@ use super::gather::{BandSplit, Gather, NO_TARGET, Planes, TileBand};
 use super::tiles::{self, BLOCK, STEP, STEP_WORDS, Step};
 use super::words::{self, SQUARE};
 use crate::conv_shape::ConvShape;
-use crate::cpu::conv2d::ConvInput;
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
 use crate::cpu::scratch;
 use crate::dtype::bf16;
+use crate::ops::conv::cpu::ConvInput;
 use std::ops::Range;
 
 /// Target number of tasks.
@@ -25,7 +25,7 @@ const BAND_BYTES: usize = 1 << 20;
 const MAX_BAND_PIXELS: usize = 4096;
 
 /// [`super::super::weight_gradient`] of bf16 operands, in f32.
-pub(in crate::cpu::conv2d) fn weight_gradient(
+pub(in crate::ops::conv::cpu) fn weight_gradient(
     s: &ConvShape,
     x: ConvInput<bf16>,
     dy: &[bf16],

@@ -1,8 +1,8 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
-use super::batch_norm::{BatchNormParameters, RunningMomentum};
-use super::channels::{TICKETS, merge_chunks};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
+use super::{BatchNormParameters, RunningMomentum};
 use crate::DType;
+use crate::cuda::channels::{TICKETS, merge_chunks};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use bytemuck::Zeroable;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) struct SummedNorm<'a> {
     pub(crate) saved: DeviceSlice<'a>,
 }
 
-/// [`super::batch_norm::statistics`] of y from its sums, into `saved`. Channels whose variance the sums cannot give are read again, by all
+/// [`super::statistics`] of y from its sums, into `saved`. Channels whose variance the sums cannot give are read again, by all
 /// blocks of their tile.
 pub(crate) fn statistics(gpu: &Arc<Gpu>, norm: SummedNorm, c: usize) -> Result<()> {
     finalize(gpu, &[norm], c, false)
@@ -28,7 +28,7 @@ pub(crate) fn pair_statistics(gpu: &Arc<Gpu>, norms: [SummedNorm; 2], c: usize) 
     finalize(gpu, &norms, c, false)
 }
 
-/// [`super::batch_norm::moments`] of y, from its `sums`.
+/// [`super::moments`] of y, from its `sums`.
 pub(crate) fn moments(
     gpu: &Arc<Gpu>,
     (y, sums): (DeviceSlice, DeviceSlice),

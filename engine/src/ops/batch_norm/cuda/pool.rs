@@ -1,8 +1,8 @@
 //! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm_pool.cu`).
-use super::batch_norm::{BatchNormBackward, PartialResults, PassBefore, SumsMerge, activation_code};
-use super::channels::{Chunks, pixel_grid};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
+use super::{BatchNormBackward, PartialResults, PassBefore, SumsMerge, activation_code};
 use crate::Activation;
+use crate::cuda::channels::{Chunks, pixel_grid};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::ops::pool::PoolShape;
 use crate::ops::pool::cuda::geometry;
 

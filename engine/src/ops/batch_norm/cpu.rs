@@ -3,11 +3,11 @@
 //! Forward: statistics, then `y = f(x * scale + shift + residual)`. Backward: per-channel sums of `d = dy * f'` and `d * x`,
 //! then `dx = k1 * d + k2 * x + k3`. Rows are cut into chunks by shape; chunk results are merged in f64 in order. Values of channels have
 //! the type in which the elements are computed.
-use super::activation::{ActivationFn, with_activation};
-use super::elementary::Elementary;
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
-use super::stored::Stored;
-use super::vectorized::vectorized;
+use crate::cpu::activation::{ActivationFn, with_activation};
+use crate::cpu::elementary::Elementary;
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::stored::Stored;
+use crate::cpu::vectorized::vectorized;
 use crate::dtype::Real;
 use crate::{Activation, Element};
 use std::ops::Range;
@@ -200,7 +200,7 @@ impl<T: Stored> BatchNormBackward<'_, T> {
                             }
                             DerivativeOperand::Mask(mask) => apply_mask(&mask[at.start / 8..], d),
                         });
-                        add_sums(x, d, scale, shift, mean, super::activation::Identity, sums, products);
+                        add_sums(x, d, scale, shift, mean, crate::cpu::activation::Identity, sums, products);
                     });
                 });
             }

@@ -3,14 +3,14 @@
 use super::{batch_tile, depthwise, winograd};
 use crate::Activation;
 use crate::conv_shape::ConvShape;
-use crate::cpu::batch_norm;
 use crate::cpu::cast::cast;
-use crate::cpu::conv2d::groups::Groups;
-use crate::cpu::conv2d::plan::ConvPlan;
 use crate::cpu::scratch;
 use crate::cpu::simd;
 use crate::cpu::stored::Stored;
 use crate::dtype::DType;
+use crate::ops::batch_norm::cpu as batch_norm;
+use crate::ops::conv::cpu::groups::Groups;
+use crate::ops::conv::cpu::plan::ConvPlan;
 use std::ops::Range;
 
 /// `activation(x * scale + shift)` with per-channel scale and shift.

@@ -1,7 +1,12 @@
 //! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
 //! an elementwise pass that applies its results.
-use super::channels::{Chunks, THREADS, TICKETS};
-use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
+pub(crate) mod from_sums;
+pub(crate) mod pair;
+pub(crate) mod pool;
+pub(crate) mod ranks;
+
+use crate::cuda::channels::{Chunks, THREADS, TICKETS};
+use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{Activation, DType};
 use bytemuck::Zeroable;
 use std::sync::Arc;
@@ -16,7 +21,7 @@ pub(crate) struct BatchNormParameters<'a> {
 }
 
 impl BatchNormParameters<'_> {
-    pub(super) fn dtype(&self) -> DType {
+    pub(crate) fn dtype(&self) -> DType {
         let running = self.running.map(|[mean, _]| mean);
         self.weight.or(self.bias).or(running).map_or(DType::F32, |slice| slice.dtype)
     }
@@ -36,7 +41,7 @@ pub(crate) enum RunningMomentum<'a> {
 
 impl RunningMomentum<'_> {
     /// Constant weight, and address of the number of batches or null.
-    pub(super) fn arguments(self) -> (f32, u64) {
+    pub(crate) fn arguments(self) -> (f32, u64) {
         match self {
             RunningMomentum::Constant(momentum) => (momentum as f32, 0),
             RunningMomentum::Cumulative(batches) => (0.0, batches.pointer),
@@ -128,7 +133,7 @@ pub(crate) enum PassBefore {
 }
 
 impl PassBefore {
-    pub(super) fn chunks(self, rows: usize, c: usize, dtype: DType) -> Chunks {
+    pub(crate) fn chunks(self, rows: usize, c: usize, dtype: DType) -> Chunks {
         match self {
             PassBefore::Reduction => Chunks::for_sums(rows, c, dtype),
             PassBefore::Convolution => Chunks::whole(rows, c, dtype),
@@ -266,14 +271,14 @@ impl BatchNormBackward<'_> {
 const MODULE: &str = "batch_norm";
 
 /// Memory for the partial results of a column merge (`kernels/cu/column_merge.cuh`), two per channel, chunk and group of chunks.
-pub(super) struct PartialResults<'a> {
+pub(crate) struct PartialResults<'a> {
     gpu: &'a Gpu,
     by_chunk: DeviceBuffer,
     by_group: DeviceBuffer,
 }
 
 impl PartialResults<'_> {
-    pub(super) fn new<'a>(gpu: &'a Arc<Gpu>, chunks: &Chunks, c: usize) -> Result<PartialResults<'a>> {
+    pub(crate) fn new<'a>(gpu: &'a Arc<Gpu>, chunks: &Chunks, c: usize) -> Result<PartialResults<'a>> {
         let by_group = chunks.merge_groups() * 2 * c * size_of::<f64>();
         Ok(PartialResults {
             gpu,
@@ -320,7 +325,7 @@ struct StatisticsMerge {
 /// Same layout as `struct SumsMerge`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-pub(super) struct SumsMerge {
+pub(crate) struct SumsMerge {
     partial: PartialPointers,
     dweight: u64,
     dbias: u64,
@@ -331,7 +336,7 @@ pub(super) struct SumsMerge {
 
 impl SumsMerge {
     /// Merges `partial` into the wanted gradients of weight and bias, and into `factors`.
-    pub(super) fn new(
+    pub(crate) fn new(
         partial: &PartialResults,
         [dweight, dbias]: [Option<DeviceSlice>; 2],
         factors: DeviceSlice,
@@ -348,7 +353,7 @@ impl SumsMerge {
     }
 
     /// The same with other tickets, for the second merge of a kernel.
-    pub(super) fn with_second_tickets(mut self) -> SumsMerge {
+    pub(crate) fn with_second_tickets(mut self) -> SumsMerge {
         self.partial.tickets += (size_of::<u32>() * TICKETS) as u64;
         self
     }
@@ -365,7 +370,7 @@ fn dtype_code(dtype: DType) -> i32 {
 }
 
 /// Code of a fused activation in the kernels.
-pub(super) fn activation_code(f: Activation) -> i32 {
+pub(crate) fn activation_code(f: Activation) -> i32 {
     match f {
         Activation::Identity => 0,
         Activation::Relu => 1,

@@ -1,7 +1,7 @@
 //! Depthwise convolution (`kernels/cu/depthwise.cu`).
-use super::channels::{THREADS, merge_grid};
-use super::launch::grid_extent;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
+use crate::cuda::channels::{THREADS, merge_grid};
+use crate::cuda::launch::grid_extent;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! Views that are not aligned to 16 bytes give the same results as aligned tensors.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cuda::batch_norm::{self, BatchNormParameters, PassBefore, SAVED_ROWS};
-use crate::cuda::{DeviceSlice, depthwise};
+use crate::cuda::DeviceSlice;
+use crate::ops::batch_norm::cuda::{self as batch_norm, BatchNormParameters, PassBefore, SAVED_ROWS};
+use crate::ops::conv::cuda::depthwise;
 use crate::ops::pool::cuda::{self as pool, adaptive as adaptive_pool};
 use crate::ops::pool::{AdaptivePool, PoolShape};
 use crate::ops::reduce::cuda::softmax;

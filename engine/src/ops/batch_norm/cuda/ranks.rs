@@ -1,9 +1,9 @@
 //! Batch norm with the statistics of all ranks (`kernels/cu/sync_norm.cu`).
-use super::batch_norm::{BatchNormParameters, RunningMomentum};
-use super::channels::THREADS;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
+use super::{BatchNormParameters, RunningMomentum};
+use crate::cuda::channels::THREADS;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 
-/// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::batch_norm::moments`]), into `saved` and the running statistics;
+/// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::moments`]), into `saved` and the running statistics;
 /// `count`, f32 `[1]`, becomes their number of values.
 pub(crate) fn merge(
     gpu: &Gpu,
@@ -31,7 +31,7 @@ pub(crate) fn merge(
     gpu.launch(Kernel::new(MODULE, "sync_norm_merge").of(parameters.dtype()), grid(c), args)
 }
 
-/// Replaces [sums](super::batch_norm::BackwardFactors::Sums) over all ranks by the factors of the input gradient.
+/// Replaces [sums](super::BackwardFactors::Sums) over all ranks by the factors of the input gradient.
 pub(crate) fn factors(gpu: &Gpu, sums: DeviceSlice, saved: DeviceSlice, count: DeviceSlice) -> Result<()> {
     let c = sums.len / 2;
     gpu.launch(Kernel::new(MODULE, "sync_norm_factors"), grid(c), args![sums, saved, count, int(c)])

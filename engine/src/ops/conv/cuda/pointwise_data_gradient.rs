@@ -1,8 +1,10 @@
 //! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it (`kernels/cu/pointwise_data_gradient.cu`).
-use super::batch_norm::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults, SumsMerge};
-use super::batch_norm_pair::BatchNormPair;
-use super::channels::Chunks;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, conv2d, int};
+use crate::cuda::channels::Chunks;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
+use crate::ops::batch_norm::cuda::pair::BatchNormPair;
+use crate::ops::batch_norm::cuda::{
+    BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults, SumsMerge,
+};
 use crate::{Activation, ConvShape, DType};
 use std::sync::Arc;
 
@@ -93,8 +95,8 @@ impl PointwiseDataGradient<'_> {
         let mut own = || Ok(self.compute(d.as_slice(dtype), &sums)?);
         let mut separate = || {
             let dx = d.as_slice(dtype);
-            if self.skip.is_none() || !conv2d::add_data_gradient(gpu, s, self.dy, self.weight, dx)? {
-                conv2d::data_gradient(gpu, s, self.dy, self.weight, dx)?;
+            if self.skip.is_none() || !super::add_data_gradient(gpu, s, self.dy, self.weight, dx)? {
+                super::data_gradient(gpu, s, self.dy, self.weight, dx)?;
             }
             let kind = BackwardFactors::OfBatch;
             match *self.norms {
@@ -119,7 +121,7 @@ impl PointwiseDataGradient<'_> {
     }
 
     /// Memory for the factors of each batch norm.
-    fn scratch_factors(&self) -> Result<Vec<super::DeviceBuffer>> {
+    fn scratch_factors(&self) -> Result<Vec<crate::cuda::DeviceBuffer>> {
         self.norms.iter().map(|_| self.gpu.empty(2 * self.shape.c_in, DType::F32)).collect()
     }
 }

@@ -14,6 +14,12 @@
 //! The input may be the output of a batch norm that was not computed yet: `prologue` applies it where a kernel reads.
 //!
 //! The partition (bands, chunks, slices) depends on the shape alone, so results do not depend on the number of threads.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    clippy::undocumented_unsafe_blocks,
+    clippy::missing_safety_doc,
+    reason = "a kernel is one unsafe function over raw pointers; its doc comment states their requirements"
+)]
 use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
 use weight::WeightGradOperands;

@@ -1,7 +1,7 @@
 //! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/implicit_gemm.cu`): the fallback for shapes that cuDNN does
 //! not support, and the reference for its results.
-use super::launch::grid_extent;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
+use crate::cuda::launch::grid_extent;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};
 use std::sync::Arc;
 
