@@ -192,6 +192,39 @@ pub fn as_f32_mut<T: Element>(x: &mut [T]) -> Option<&mut [f32]> {
     if T::DTYPE == DType::F32 { Some(bytemuck::cast_slice_mut(x)) } else { None }
 }
 
+/// Runs `$body` with `$T` as the Rust type of a dtype; any dtype.
+macro_rules! dispatch_any {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F16 => {
+                type $T = $crate::dtype::f16;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = $crate::dtype::bf16;
+                $body
+            }
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::DType::I64 => {
+                type $T = i64;
+                $body
+            }
+            $crate::DType::U8 => {
+                type $T = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use dispatch_any;
+
 #[cfg(test)]
 mod tests {
     use super::*;

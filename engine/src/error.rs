@@ -1,5 +1,5 @@
 //! Errors of the engine. Each names the operation, its operands and what would have been accepted.
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use crate::{DType, Device, Shape, Tensor};
 use std::fmt;
 

@@ -20,6 +20,7 @@ mod device;
 pub mod dtype;
 mod error;
 pub mod fuse;
+pub mod host_memory;
 mod mapped;
 mod op;
 mod ops;

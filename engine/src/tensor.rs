@@ -54,7 +54,7 @@ impl Tensor {
                 .and_then(|gpu| Tensor::build_on(&gpu, shape, dtype, |y| cuda::copy::fill(&gpu, y, value)))
                 .map_err(|e| e.with_op_context("full", *device, &[]));
         }
-        crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
+        crate::dtype::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
             .to_device(device)
     }
 
@@ -170,7 +170,7 @@ impl Tensor {
         if self.numel() != 1 {
             return Err(Error::shape("item", &[("self", self)], "needs exactly one element"));
         }
-        crate::ops::dispatch_any!(self.dtype(), T => Ok(self.read::<T>()?[0].to_f64()))
+        crate::dtype::dispatch_any!(self.dtype(), T => Ok(self.read::<T>()?[0].to_f64()))
     }
 
     /// Overwrites the elements with those of `source`, which must have the same shape and dtype; any device.
@@ -188,13 +188,13 @@ impl Tensor {
                 self.bump_version();
                 to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.error("copy_from", e))
             }
-            (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
+            (Device::Cuda(_), _) => crate::dtype::dispatch_any!(self.dtype(), T => {
                 let (data, to) = (source.read::<T>()?, self.device_view());
                 self.bump_version();
                 let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
                 uploaded.map_err(|e| self.error("copy_from", e))
             }),
-            (Device::Cpu, _) => crate::ops::dispatch_any!(self.dtype(), T => {
+            (Device::Cpu, _) => crate::dtype::dispatch_any!(self.dtype(), T => {
                 let data = source.to_vec::<T>()?;
                 self.write::<T>()?.copy_from_slice(&data);
                 Ok(())
@@ -226,7 +226,7 @@ impl Tensor {
     pub(crate) fn copy_to_device(&self, device: &Device) -> Result<Tensor> {
         let to = match *device {
             Device::Cpu => {
-                crate::ops::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
+                crate::dtype::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
             }
             Device::Cuda(_) if self.dtype() == DType::F64 => {
                 return Err(Error::dtype("to_device", &[("x", self)], "every dtype but f64 on a GPU"));
@@ -246,7 +246,7 @@ impl Tensor {
         if self.device() != Device::Cpu {
             return self.copy_to_device(&self.device());
         }
-        crate::ops::dispatch_any!(self.dtype(), T => {
+        crate::dtype::dispatch_any!(self.dtype(), T => {
             let data = self.read::<T>()?;
             Tensor::build(*self.shape(), |out: &mut [T]| out.copy_from_slice(&data))
         })

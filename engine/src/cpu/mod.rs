@@ -18,7 +18,6 @@ pub mod fuse;
 pub mod gemm;
 pub mod gradients;
 pub mod image;
-pub mod memory;
 pub mod optimizer;
 pub mod parallel;
 pub mod power;
@@ -27,3 +26,5 @@ pub mod simd;
 pub mod stored;
 pub mod unary;
 pub(crate) mod vectorized;
+
+pub use crate::host_memory as memory;

@@ -6,7 +6,7 @@
 use super::arena::{Address, Arena, GENERAL_POOL, MemoryPoolId};
 use super::capture_lock::relaxed_capture;
 use super::{CudaError, Gpu, Result};
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 use cudarc::driver::{DriverError, result};
 use fornax_kernels::emulator;

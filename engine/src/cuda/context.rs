@@ -11,7 +11,7 @@ use super::staging::StagingPool;
 use super::{
     CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules, versions,
 };
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};

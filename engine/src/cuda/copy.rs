@@ -8,7 +8,7 @@ pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
-    let bits: u64 = crate::ops::dispatch_any!(y.dtype, T => {
+    let bits: u64 = crate::dtype::dispatch_any!(y.dtype, T => {
         let element = T::from_f64(value);
         let mut bytes = [0; 8];
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&element));

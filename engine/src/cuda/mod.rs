@@ -18,6 +18,7 @@ mod communication;
 mod compilation;
 mod context;
 pub(crate) mod copy;
+mod device;
 mod error;
 pub(crate) mod fuse;
 mod graph;

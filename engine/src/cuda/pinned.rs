@@ -1,7 +1,7 @@
 //! Page-locked (pinned) host memory of a device: blocks that copies read or write without the host, each reused once its last copy is done.
 use super::capture_lock::relaxed_capture;
 use super::{CudaError, Gpu, Result};
-use crate::cpu::memory::CpuBuffer;
+use crate::host_memory::CpuBuffer;
 use crate::{DType, Device, IntoShape, Tensor};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};

@@ -87,7 +87,7 @@ fn on_gpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tens
 fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
     let widens = !op.spec().stores_half && matches!(op.spec().dtypes, DTypes::Float | DTypes::FirstFloat);
     let compute_dtype = |dtype: DType| if widens && dtype.is_half() { DType::F32 } else { dtype };
-    let empty = |r: &TensorInfo| crate::ops::dispatch_any!(compute_dtype(r.dtype), T => Tensor::build(r.shape, |_: &mut [T]| ()));
+    let empty = |r: &TensorInfo| crate::dtype::dispatch_any!(compute_dtype(r.dtype), T => Tensor::build(r.shape, |_: &mut [T]| ()));
     let y = results.iter().map(empty).collect::<Result<Vec<_>>>()?;
     if !shapes_only::is_active() {
         let widened = |t: &&Tensor| match compute_dtype(t.dtype()) {

@@ -103,7 +103,7 @@ macro_rules! for_stored {
 /// As [`for_stored`], with i64 and u8.
 macro_rules! for_any {
     ($call:expr, $T:ident => $body:expr) => {{
-        $crate::ops::dispatch_any!($call.dtype(), $T => $body);
+        $crate::dtype::dispatch_any!($call.dtype(), $T => $body);
         Ok(())
     }};
 }

@@ -175,7 +175,7 @@ impl FusedCall {
         let (c, len) = (self.c, self.shape.numel());
         let empty = |output: &KernelOutput| match output {
             KernelOutput::Elements(dtype) => {
-                dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
+                crate::dtype::dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
             }
             KernelOutput::Sums => Tensor::build([c], |_: &mut [f64]| ()),
         };

@@ -4,39 +4,6 @@
 //! rounded, in the kernel or around it (see `half.rs`); convolutions and large linear layers in bf16 use bf16 instructions where the CPU has
 //! them.
 
-/// Runs `$body` with `$T` as the Rust type of a dtype; any dtype.
-macro_rules! dispatch_any {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
-            $crate::DType::F32 => {
-                type $T = f32;
-                $body
-            }
-            $crate::DType::F16 => {
-                type $T = $crate::dtype::f16;
-                $body
-            }
-            $crate::DType::BF16 => {
-                type $T = $crate::dtype::bf16;
-                $body
-            }
-            $crate::DType::F64 => {
-                type $T = f64;
-                $body
-            }
-            $crate::DType::I64 => {
-                type $T = i64;
-                $body
-            }
-            $crate::DType::U8 => {
-                type $T = u8;
-                $body
-            }
-        }
-    };
-}
-pub(crate) use dispatch_any;
-
 /// Runs `$body` with `$T` as f32 or f64, the types in which CPU kernels compute. Other dtypes are an error that names the operands;
 /// f16 and bf16 are widened to f32 before.
 macro_rules! dispatch_real {

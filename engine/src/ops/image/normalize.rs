@@ -57,7 +57,7 @@ impl Op for NormalizeBytes<'_> {
         let table: Vec<[f32; 256]> =
             (0..channels).map(|c| std::array::from_fn(|value| normalize(c, value as u8))).collect();
         let x = call.x::<u8>(0)?;
-        crate::ops::dispatch_any!(self.dtype, T => {
+        crate::dtype::dispatch_any!(self.dtype, T => {
             for (y, x) in call.y::<T>(0)?.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                 for ((y, x), table) in y.iter_mut().zip(x).zip(&table) {
                     *y = T::from_f64(f64::from(table[usize::from(*x)]));

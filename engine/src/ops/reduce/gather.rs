@@ -121,7 +121,7 @@ impl Op for OneHot {
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
         let index = call.x::<i64>(0)?;
-        crate::ops::dispatch_any!(self.dtype, T => {
+        crate::dtype::dispatch_any!(self.dtype, T => {
             let [on, off] = self.values.map(T::from_f64);
             let mut y = call.y::<T>(0)?;
             y.fill(off);

@@ -76,7 +76,7 @@ impl Op for Cast {
     fn cpu(&self, call: &CpuCall) -> Result<()> {
         for_any!(call, From => {
             let x = call.x::<From>(0)?;
-            dispatch_any!(self.0, To => for_each_piece(&mut call.y::<To>(0)?, |start, y| {
+            crate::dtype::dispatch_any!(self.0, To => for_each_piece(&mut call.y::<To>(0)?, |start, y| {
                 cpu::cast::cast(&x[start..start + y.len()], y)
             }))
         })
