@@ -57,6 +57,11 @@ impl DeviceMemory {
         self.lock().arena.stats()
     }
 
+    /// True while a CUDA graph is captured.
+    pub(super) fn is_capturing(&self) -> bool {
+        self.lock().capturing.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, DeviceMemoryState> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }

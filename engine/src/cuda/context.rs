@@ -3,6 +3,7 @@ use super::allocator::DeviceMemory;
 use super::capture_lock::{CaptureLock, StreamAccess};
 use super::channels::TICKETS;
 use super::communication::Communication;
+use super::constants::ConstantTables;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn, GpuKind};
 use super::pinned::PinnedPool;
@@ -41,6 +42,7 @@ pub(crate) struct Gpu {
     tickets: CUdeviceptr,
     /// Constraints on cuDNN's engines, and the choice between them.
     conv_options: Mutex<ConvEngineOptions>,
+    pub(super) constant_tables: ConstantTables,
     cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
     cudnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
 }
@@ -157,6 +159,7 @@ impl Gpu {
             profiler: KernelProfiler::default(),
             launched: AtomicU64::new(0),
             tickets,
+            constant_tables: ConstantTables::default(),
             conv_options: Mutex::new(ConvEngineOptions {
                 tf32: false,
                 deterministic: true,

@@ -16,6 +16,7 @@ mod capture_lock;
 pub(crate) mod channels;
 mod communication;
 mod compilation;
+mod constants;
 mod context;
 pub(crate) mod copy;
 mod device;

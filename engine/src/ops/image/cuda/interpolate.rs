@@ -38,7 +38,7 @@ pub(crate) fn resample(
 
 /// Weight table of one axis on the device: per output the first input and the number of inputs, as integer bits, then the weights.
 struct ResamplingTable {
-    buffer: DeviceBuffer,
+    buffer: Arc<DeviceBuffer>,
     stride: usize,
 }
 
@@ -52,9 +52,7 @@ impl ResamplingTable {
                 *to = (*weight as f32).to_bits();
             }
         }
-        let buffer = gpu.empty(table.len(), DType::F32)?;
-        gpu.upload(bytemuck::cast_slice(&table), buffer.as_slice(DType::F32))?;
-        Ok(ResamplingTable { buffer, stride })
+        Ok(ResamplingTable { buffer: gpu.constant_table(&table)?, stride })
     }
 
     fn slice(&self) -> DeviceSlice<'_> {

@@ -5,7 +5,7 @@ use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, arg
 use std::sync::Arc;
 
 /// `y = (x / max_value - mean) / std` by channel (the last axis). Mean and std of up to four channels are passed by value, so that the
-/// launch can be captured; more channels are uploaded.
+/// first launch can be captured; more channels are uploaded at their first use.
 pub(crate) fn forward(
     gpu: &Arc<Gpu>,
     x: DeviceSlice,
@@ -21,10 +21,9 @@ pub(crate) fn forward(
         let arguments = args![x, y, x.len, channels, max_value, KernelArg::by_value(&mean_std)];
         return gpu.launch(Kernel::new(MODULE, "normalize").of(y.dtype), grid, arguments);
     }
-    let [mean_buffer, std_buffer] = [gpu.empty(mean.len(), DType::F32)?, gpu.empty(std.len(), DType::F32)?];
-    let [device_mean, device_std] = [mean_buffer.as_slice(DType::F32), std_buffer.as_slice(DType::F32)];
-    gpu.upload(bytemuck::cast_slice(mean), device_mean)?;
-    gpu.upload(bytemuck::cast_slice(std), device_std)?;
+    let tables =
+        [gpu.constant_table(bytemuck::cast_slice(mean))?, gpu.constant_table(bytemuck::cast_slice(std))?];
+    let [device_mean, device_std] = tables.each_ref().map(|table| table.as_slice(DType::F32));
     let arguments = args![x, y, x.len, channels, max_value, device_mean, device_std];
     gpu.launch(Kernel::new(MODULE, "normalize_device_stats").of(y.dtype), grid, arguments)
 }
