@@ -21,6 +21,15 @@ pub enum Interpolation {
     },
 }
 
+/// Values outside of the images of [`crate::Tensor::grid_sample`]; PyTorch's conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GridPadding {
+    /// Zeros.
+    Zeros,
+    /// Those of the nearest pixel of the border.
+    Border,
+}
+
 /// Output elements as weighted sums of neighbouring input elements: a matrix `[outputs, inputs]` with one band per row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
