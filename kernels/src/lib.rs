@@ -1,6 +1,6 @@
 //! CUDA kernels of Fornax: sources, compilation and caching, and an emulated device that runs them on machines without a GPU.
 //!
-//! A kernel module is one source file, `cu/<module>.cu`; its kernels of one dtype are a [`KernelUnit`]. [`unit_image`] returns the image that
+//! A kernel module is one source file, `cu/<group>/<module>.cu`; its kernels of one dtype are a [`KernelUnit`]. [`unit_image`] returns the image that
 //! the CUDA driver loads: the fatbin that nvcc compiled when this crate was built, if nvcc was found; otherwise the image that NVRTC
 //! compiles at first use for the device's architecture, which is kept in the [`cache`] folder.
 

@@ -10,11 +10,13 @@ pub struct KernelSource<'a> {
     pub text: &'a str,
 }
 
-/// A source file of `cu/` with its kernels, and the fatbin that nvcc compiled from it, if any.
+/// A source file in a folder of `cu/` with its kernels, and the fatbin that nvcc compiled from it, if any.
 #[derive(Debug)]
 pub struct KernelModule {
     /// File name without extension.
     pub name: &'static str,
+    /// Group of operations: the name of its folder.
+    pub group: &'static str,
     /// Source text.
     pub source: &'static str,
     fatbin: Option<&'static [u8]>,
@@ -37,6 +39,12 @@ impl<'a> From<&'a KernelModule> for KernelSource<'a> {
 }
 
 impl KernelSource<'_> {
+    /// File name for the compiler.
+    pub(crate) fn file(&self) -> String {
+        let folder = kernel_module(self.name).map_or(String::new(), |module| format!("{}/", module.group));
+        format!("kernels/cu/{folder}{}.cu", self.name)
+    }
+
     /// Names and texts of the headers that it includes, directly or indirectly.
     pub(crate) fn headers(&self) -> Vec<(&'static str, &'static str)> {
         let mut found: Vec<(&'static str, &'static str)> = vec![];
@@ -92,6 +100,13 @@ mod tests {
         };
         assert_eq!(names("softmax"), ["rows.cuh", "channels.cuh", "fornax.cuh"]);
         assert_eq!(names("cast"), ["fornax.cuh"]);
+    }
+
+    #[test]
+    fn file_of_a_module_is_in_the_folder_of_its_group() {
+        let file = |name| KernelSource { name, text: "" }.file();
+        assert_eq!(file("softmax"), "kernels/cu/reduce/softmax.cu");
+        assert_eq!(file("generated"), "kernels/cu/generated.cu");
     }
 
     #[test]

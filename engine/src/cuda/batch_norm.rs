@@ -1,4 +1,4 @@
-//! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
+//! Batch norm with activation and residual (`kernels/cu/batch_norm/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
 //! an elementwise pass that applies its results.
 use super::channels::{Chunks, THREADS, TICKETS};
 use super::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};

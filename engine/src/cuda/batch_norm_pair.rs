@@ -1,4 +1,4 @@
-//! ReLU of the sum of two batch norms (`kernels/cu/batch_norm_pair.cu`).
+//! ReLU of the sum of two batch norms (`kernels/cu/batch_norm/batch_norm_pair.cu`).
 use super::batch_norm::{BackwardFactors, PartialResults, SumsMerge, mask_bytes};
 use super::channels::Chunks;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};

@@ -1,4 +1,4 @@
-//! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm_pool.cu`).
+//! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm/batch_norm_pool.cu`).
 use super::batch_norm::{BatchNormBackward, PartialResults, PassBefore, SumsMerge, activation_code};
 use super::channels::{Chunks, pixel_grid};
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};

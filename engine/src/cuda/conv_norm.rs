@@ -1,4 +1,4 @@
-//! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
+//! Batch norm statistics from the sums of a fused convolution (`kernels/cu/batch_norm/conv_norm.cu`).
 use super::batch_norm::{BatchNormParameters, RunningMomentum};
 use super::channels::{TICKETS, merge_chunks};
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};

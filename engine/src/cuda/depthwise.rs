@@ -1,4 +1,4 @@
-//! Depthwise convolution (`kernels/cu/depthwise.cu`).
+//! Depthwise convolution (`kernels/cu/conv/depthwise.cu`).
 use super::channels::{THREADS, merge_grid};
 use super::launch::grid_extent;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};

@@ -1,4 +1,4 @@
-//! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/implicit_gemm.cu`): the fallback for shapes that cuDNN does
+//! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/conv/implicit_gemm.cu`): the fallback for shapes that cuDNN does
 //! not support, and the reference for its results.
 use super::launch::grid_extent;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};

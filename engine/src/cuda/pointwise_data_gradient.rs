@@ -1,4 +1,4 @@
-//! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it (`kernels/cu/pointwise_data_gradient.cu`).
+//! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it (`kernels/cu/batch_norm/pointwise_data_gradient.cu`).
 use super::batch_norm::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults, SumsMerge};
 use super::batch_norm_pair::BatchNormPair;
 use super::channels::Chunks;

@@ -1,4 +1,4 @@
-//! Batch norm with the statistics of all ranks (`kernels/cu/sync_norm.cu`).
+//! Batch norm with the statistics of all ranks (`kernels/cu/batch_norm/sync_norm.cu`).
 use super::batch_norm::{BatchNormParameters, RunningMomentum};
 use super::channels::THREADS;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};

@@ -1,4 +1,4 @@
-//! Dropout (`kernels/cu/dropout.cu`).
+//! Dropout (`kernels/cu/dropout/dropout.cu`).
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::random::RngStream;
 

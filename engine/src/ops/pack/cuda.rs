@@ -1,4 +1,4 @@
-//! Copies of many tensors in one (`kernels/cu/pack.cu`).
+//! Copies of many tensors in one (`kernels/cu/pack/pack.cu`).
 use crate::DType;
 use crate::cuda::channels::THREADS;
 use crate::cuda::launch::to_i32;

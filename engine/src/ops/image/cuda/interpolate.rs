@@ -1,4 +1,4 @@
-//! Separable resampling of images (`kernels/cu/interpolate.cu`), with the same weight tables as on the CPU.
+//! Separable resampling of images (`kernels/cu/image/interpolate.cu`), with the same weight tables as on the CPU.
 use crate::DType;
 use crate::cuda::channels::pixel_grid;
 use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelInts, Result, args};

@@ -1,4 +1,4 @@
-//! Normalization of u8 images (`kernels/cu/normalize.cu`).
+//! Normalization of u8 images (`kernels/cu/image/normalize.cu`).
 use crate::DType;
 use crate::cuda::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};

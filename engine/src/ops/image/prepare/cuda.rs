@@ -1,4 +1,4 @@
-//! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
+//! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/image/prepare.cu`).
 use super::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
 use crate::cuda::launch::{grid_extent, to_i32};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};

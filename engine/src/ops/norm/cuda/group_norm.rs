@@ -1,4 +1,4 @@
-//! Group norm (`kernels/cu/group_norm.cu`).
+//! Group norm (`kernels/cu/norm/group_norm.cu`).
 use super::row_norm::is_f32;
 use crate::DType;
 use crate::cuda::channels::{Chunks, THREADS, merge_grid};

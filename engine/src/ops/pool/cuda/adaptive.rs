@@ -1,4 +1,4 @@
-//! Adaptive average and max pooling (`kernels/cu/adaptive_pool.cu`).
+//! Adaptive average and max pooling (`kernels/cu/pool/adaptive_pool.cu`).
 use crate::DType;
 use crate::cuda::channels::{grid, pack, pixel_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelInts, LaunchConfig, Result, args, int};

@@ -1,4 +1,4 @@
-//! Max and average pooling (`kernels/cu/pool.cu`).
+//! Max and average pooling (`kernels/cu/pool/pool.cu`).
 use crate::cuda::channels::pixel_grid;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelInts, Result, args};
 use crate::ops::pool::PoolShape;
