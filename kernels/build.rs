@@ -1,5 +1,9 @@
-//! Embeds the sources in `cu/`, one folder per group of operations with headers next to the folders, and, if nvcc is found, compiles them ahead of time for common architectures. Without nvcc, or when it
-//! fails, kernels are compiled at run time; this script never fails a build.
+//! Embeds the sources in `cu/`, one folder per group of operations with headers next to the folders, and the header of `src/arguments.rs`.
+//! If nvcc is found, compiles them ahead of time for common architectures. Without nvcc, or when it fails, kernels are compiled at run
+//! time; this script never fails a build.
+#[path = "build/arguments_header.rs"]
+mod arguments_header;
+
 use std::env;
 use std::fmt::Write;
 use std::fs;
@@ -16,17 +20,20 @@ const ARCHITECTURES: [&str; 4] = [
 ];
 
 fn main() {
-    println!("cargo::rerun-if-changed=cu");
+    for path in ["build", "build.rs", "cu", "src/arguments.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let sources = Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("cu");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
-    let headers = files_in(&sources, "cuh");
     let mut modules: Vec<PathBuf> =
         folders_in(&sources).iter().flat_map(|group| files_in(group, "cu")).collect();
     modules.sort_by_key(|path| path.file_stem().map(ToOwned::to_owned));
-    let fatbins = compile_all(&modules, &sources, &out);
+    let arguments = out.join("arguments.cuh");
+    fs::write(&arguments, arguments_header::text()).expect("the build's folder can be written");
+    let fatbins = compile_all(&modules, &[&sources, &out], &out);
 
     let mut text = String::from("static KERNEL_MODULES: &[KernelModule] = &[\n");
     for (path, fatbin) in modules.iter().zip(fatbins) {
@@ -40,7 +47,7 @@ fn main() {
         .unwrap();
     }
     text.push_str("];\nstatic HEADERS: &[(&str, &str)] = &[\n");
-    for path in headers {
+    for path in files_in(&sources, "cuh").into_iter().chain([arguments]) {
         let name = path.file_name().expect("it has a name");
         writeln!(text, "    ({name:?}, include_str!({path:?})),").unwrap();
     }
@@ -70,7 +77,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Compiles each source to a fatbin; `None` for each without nvcc.
-fn compile_all(modules: &[PathBuf], headers: &Path, out: &Path) -> Vec<Option<PathBuf>> {
+fn compile_all(modules: &[PathBuf], headers: &[&Path], out: &Path) -> Vec<Option<PathBuf>> {
     let Some((nvcc, architectures)) = find_nvcc() else { return vec![None; modules.len()] };
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -96,7 +103,7 @@ fn compile(
     nvcc: &Path,
     architectures: &[&str],
     source: &Path,
-    headers: &Path,
+    headers: &[&Path],
     out: &Path,
 ) -> Option<PathBuf> {
     let fatbin = out.join(source.file_name()?).with_extension("fatbin");
@@ -105,7 +112,10 @@ fn compile(
     for architecture in architectures {
         command.args(["-gencode", architecture]);
     }
-    let output = command.arg("-I").arg(headers).arg("-o").arg(&fatbin).arg(source).output();
+    for folder in headers {
+        command.arg("-I").arg(folder);
+    }
+    let output = command.arg("-o").arg(&fatbin).arg(source).output();
     match output {
         Ok(output) if output.status.success() => Some(fatbin),
         Ok(output) => {

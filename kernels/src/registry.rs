@@ -119,6 +119,48 @@ mod tests {
         }
     }
 
+    /// Types of the parameters that kernels of a source take by value, numbers aside.
+    fn structs_by_value(source: &str) -> Vec<String> {
+        let text = source.replace("\\\n", " ");
+        let kernels = text.split("KERNEL ").skip(1).chain(text.split("__global__ void").skip(1));
+        // Launch bounds of a kernel end with `) name(`.
+        let lists = kernels.filter_map(|kernel| {
+            let kernel = kernel.split_once("__launch_bounds__").map_or(kernel, |(_, rest)| {
+                rest.split_once(") ").map_or(rest, |(_, declaration)| declaration)
+            });
+            Some(kernel.split_once('(')?.1.split_once(')')?.0.to_string())
+        });
+        let parameters: Vec<String> =
+            lists.flat_map(|list| list.split(',').map(String::from).collect::<Vec<_>>()).collect();
+        let numbers = ["int", "unsigned", "float", "double", "long"];
+        parameters
+            .iter()
+            .filter(|parameter| !parameter.contains('*'))
+            .filter_map(|parameter| {
+                let mut words =
+                    parameter.split_whitespace().filter(|w| !["const", "__grid_constant__"].contains(w));
+                words.next().filter(|word| !numbers.contains(word)).map(String::from)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn structs_that_kernels_take_by_value_are_declared_in_the_crate() {
+        let (_, declared) = HEADERS.iter().find(|(name, _)| *name == "arguments.cuh").expect("the header");
+        let mut count = 0;
+        for module in kernel_modules() {
+            for name in structs_by_value(module.source) {
+                assert!(declared.contains(&format!("struct {name} {{")), "{} takes {name:?}", module.name);
+                count += 1;
+            }
+        }
+        assert!(count >= 20, "{count} parameters");
+        assert_eq!(
+            structs_by_value("KERNEL planted(const float* x, const Planted p, int n) {}"),
+            ["Planted"]
+        );
+    }
+
     #[test]
     fn kernel_names_are_unique() {
         let mut names: Vec<String> = kernel_modules().iter().flat_map(KernelModule::kernels).collect();

@@ -11,6 +11,7 @@ pub mod nccl;
 pub(crate) mod activation;
 mod allocator;
 mod arena;
+pub(crate) mod arguments;
 mod async_copy;
 pub(crate) mod batch_norm;
 pub(crate) mod batch_norm_pair;
@@ -64,7 +65,7 @@ pub use self_test::{SelfTest, self_tests};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{Kernel, KernelArg, KernelInts, LaunchConfig, args, int};
+pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, args, int};
 pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.

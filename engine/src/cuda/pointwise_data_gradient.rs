@@ -1,5 +1,6 @@
-//! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it (`kernels/cu/batch_norm/pointwise_data_gradient.cu`).
-use super::batch_norm::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults, SumsMerge};
+//! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it
+//! (`kernels/cu/batch_norm/pointwise_data_gradient.cu`).
+use super::batch_norm::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults};
 use super::batch_norm_pair::BatchNormPair;
 use super::channels::Chunks;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, conv2d, int};
@@ -50,7 +51,7 @@ impl PointwiseDataGradient<'_> {
             sums.iter().map(|_| PartialResults::new(self.gpu, &chunks, c)).collect::<Result<Vec<_>>>()?;
         let merge = |p: usize| {
             let NormSums { parameters, factors, kind } = sums[p];
-            SumsMerge::new(&partial[p], parameters, factors, kind)
+            partial[p].sums_merge(p, parameters, factors, kind)
         };
         let (skip, mask, per_chunk) = (KernelArg::optional(self.skip), self.mask, int(chunks.rows));
         let (dy, weight, k, c) = (self.dy, self.weight, int(k), int(c));
@@ -66,7 +67,7 @@ impl PointwiseDataGradient<'_> {
                 )
             }
             [(x0, saved0), (x1, saved1)] => {
-                let merges = [merge(0), merge(1).with_second_tickets()];
+                let merges = [merge(0), merge(1)];
                 let [merge0, merge1] = merges.each_ref().map(KernelArg::by_value);
                 let args = args![
                     dy, weight, skip, mask, x0, x1, saved0, saved1, d, merge0, merge1, rows, k, c, per_chunk

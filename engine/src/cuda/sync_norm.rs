@@ -22,7 +22,7 @@ pub(crate) fn merge(
         KernelArg::optional(parameters.bias),
         KernelArg::optional(parameters.running.map(|[mean, _]| mean)),
         KernelArg::optional(parameters.running.map(|[_, var]| var)),
-        batches as usize,
+        &batches,
         constant,
         parameters.eps as f32,
         saved,
