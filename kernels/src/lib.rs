@@ -1,9 +1,15 @@
 //! CUDA kernels of Fornax: sources, compilation and caching, and an emulated device that runs them on machines without a GPU.
 //!
-//! A kernel module is one source file, `cu/<module>.cu`; its kernels of one dtype are a [`KernelUnit`]. [`unit_image`] returns the image that
-//! the CUDA driver loads: the fatbin that nvcc compiled when this crate was built, if nvcc was found; otherwise the image that NVRTC
+//! A kernel module is one source file, `cu/<group>/<module>.cu`; its kernels of one dtype are a [`KernelUnit`]. [`unit_image`] returns the
+//! image that the CUDA driver loads: the fatbin that nvcc compiled when this crate was built, if nvcc was found; otherwise the image that NVRTC
 //! compiles at first use for the device's architecture, which is kept in the [`cache`] folder.
 
+#[macro_use]
+mod by_value;
+
+/// Structs that kernels take by value, with constants and enums. The build makes the header `arguments.cuh` of the same declarations, so a
+/// kernel has no declaration of its own whose fields could be in another order.
+pub mod arguments;
 pub mod cache;
 mod compile;
 #[cfg(unix)]
@@ -15,6 +21,7 @@ mod recorded;
 mod registry;
 mod units;
 
+pub use by_value::{Address, AddressMut, Any, ByValue};
 pub use compile::{CompileTarget, KernelError, Nvrtc};
 pub use parallel::{BackgroundCompilation, compile_all};
 pub use recorded::recorded_sources;

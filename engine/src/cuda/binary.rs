@@ -1,4 +1,4 @@
-//! Binary elementwise functions with broadcasting (`kernels/cu/binary.cu`).
+//! Binary elementwise functions with broadcasting (`kernels/cu/elementwise/binary.cu`).
 use super::strided_pair::{StridedPair, num_packs};
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::Shape;

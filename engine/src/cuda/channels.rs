@@ -3,6 +3,7 @@
 use super::LaunchConfig;
 use super::launch::grid_extent;
 use crate::DType;
+use fornax_kernels::arguments::MERGE_GROUP;
 
 /// Threads per block.
 pub(crate) const THREADS: usize = 256;
@@ -16,9 +17,6 @@ const MAX_SUM_BLOCKS: usize = 512;
 
 /// Maximum number of columns of a grid, each with tickets of its own.
 const MAX_COLUMNS: usize = 512;
-
-/// Chunks that one block merges: `kMergeGroup` in the kernels.
-const MERGE_GROUP: usize = 32;
 
 /// Adjacent channels of a block that merges partial results: `kMergeLanes` in the kernels.
 const MERGE_LANES: usize = 16;

@@ -1,4 +1,4 @@
-//! Fill and strided copies, for any dtype (`kernels/cu/copy.cu`).
+//! Fill and strided copies, for any dtype (`kernels/cu/shape/copy.cu`).
 use super::strided_pair::{StridedPair, num_packs};
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{DType, Element, Shape};

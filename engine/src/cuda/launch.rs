@@ -8,7 +8,7 @@ use cudarc::driver::sys::{
     CUfunction, CUresult, cuFuncGetParamInfo, cuOccupancyMaxActiveBlocksPerMultiprocessor,
 };
 use cudarc::driver::{DriverError, result, sys::CUfunction_attribute};
-use fornax_kernels::{KernelError, KernelSource};
+use fornax_kernels::{ByValue, KernelError, KernelSource};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
@@ -95,11 +95,20 @@ enum ArgBytes<'a> {
     TooLarge(i128),
 }
 
-/// Extent as a 32-bit field of a table of operands; an argument that is an extent itself is [`int`].
+/// Extent as a 32-bit field of a struct; an argument that is an extent itself is [`int`].
 pub(crate) fn to_i32(value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| {
         CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
     })
+}
+
+/// Extents as 32-bit fields of a struct.
+pub(crate) fn to_i32s<const N: usize>(values: [usize; N]) -> Result<[i32; N]> {
+    let mut checked = [0; N];
+    for (to, value) in checked.iter_mut().zip(values) {
+        *to = to_i32(value)?;
+    }
+    Ok(checked)
 }
 
 /// Extent that a kernel takes as a 32-bit `int`. The launch returns an error if it does not fit.
@@ -107,37 +116,10 @@ pub(crate) fn int(extent: usize) -> KernelArg<'static> {
     i32::try_from(extent).map_or(KernelArg(ArgBytes::TooLarge(extent as i128)), KernelArg::from)
 }
 
-/// Struct of `N` `int`s that a kernel takes by value, made from extents. The launch returns an error if one does not fit.
-pub(crate) struct KernelInts<const N: usize> {
-    values: [i32; N],
-    too_large: Option<i128>,
-}
-
-impl<const N: usize> From<[usize; N]> for KernelInts<N> {
-    fn from(extents: [usize; N]) -> Self {
-        KernelInts::new(extents.map(|extent| extent as i128))
-    }
-}
-
-impl<const N: usize> KernelInts<N> {
-    /// Struct of the values, which may be negative.
-    pub(crate) fn new(values: [i128; N]) -> Self {
-        let too_large = values.into_iter().find(|value| i32::try_from(*value).is_err());
-        KernelInts { values: values.map(|value| i32::try_from(value).unwrap_or_default()), too_large }
-    }
-}
-
-impl<'a, const N: usize> From<&'a KernelInts<N>> for KernelArg<'a> {
-    fn from(ints: &'a KernelInts<N>) -> Self {
-        let bytes = ArgBytes::Struct(bytemuck::cast_slice(&ints.values));
-        KernelArg(ints.too_large.map_or(bytes, ArgBytes::TooLarge))
-    }
-}
-
 impl<'a> KernelArg<'a> {
-    /// Plain struct passed by value; it must have the layout of the struct in the kernel's source.
-    pub(crate) fn by_value<T: bytemuck::NoUninit>(value: &'a T) -> KernelArg<'a> {
-        KernelArg(ArgBytes::Struct(bytemuck::bytes_of(value)))
+    /// Struct of [`fornax_kernels::arguments`], or another value of the parameter's type.
+    pub(crate) fn by_value<T: ByValue>(value: &'a T) -> KernelArg<'a> {
+        KernelArg(ArgBytes::Struct(value.bytes()))
     }
 
     /// Pointer, null for `None`.
@@ -156,6 +138,12 @@ impl<'a> KernelArg<'a> {
             ArgBytes::Struct(b) => b,
             ArgBytes::TooLarge(_) => &[],
         }
+    }
+}
+
+impl<'a, T: ByValue> From<&'a T> for KernelArg<'a> {
+    fn from(value: &'a T) -> Self {
+        KernelArg::by_value(value)
     }
 }
 
@@ -192,7 +180,7 @@ impl From<usize> for KernelArg<'static> {
 }
 
 /// Arguments of a launch, in the kernel's order: slices, numbers (`usize` becomes `long long`, [`int`]`(usize)` a checked 32-bit `int`),
-/// [`KernelInts`], [`KernelArg`]s.
+/// references to structs, [`KernelArg`]s.
 macro_rules! args {
     ($($value:expr),* $(,)?) => {
         &[$($crate::cuda::KernelArg::from($value)),*]

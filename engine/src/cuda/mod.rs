@@ -10,6 +10,7 @@ pub mod nccl;
 pub(crate) mod activation;
 mod allocator;
 mod arena;
+pub(crate) mod arguments;
 mod async_copy;
 pub(crate) mod binary;
 mod capture_lock;
@@ -52,7 +53,7 @@ pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, Stre
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{Kernel, KernelArg, KernelInts, LaunchConfig, args, int};
+pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, args, int};
 pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.

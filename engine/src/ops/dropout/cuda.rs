@@ -1,6 +1,7 @@
-//! Dropout (`kernels/cu/dropout.cu`).
+//! Dropout (`kernels/cu/dropout/dropout.cu`).
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::random::RngStream;
+use fornax_kernels::arguments::PhiloxStream;
 
 /// `y[i] = x[i] * scale` if random number `i` of the stream, advanced by `step` samples, is below `keep_prob`, else 0. With `rows`, row `r`
 /// has the random numbers of row `rows[r]` of a larger tensor. `y` may be `x`.
@@ -18,7 +19,8 @@ pub(crate) fn forward(
     if y.len == 0 {
         return Ok(());
     }
-    let rng = stream.key_and_counter();
+    let [k0, k1, counter @ ..] = stream.key_and_counter();
+    let rng = PhiloxStream { key: [k0, k1], counter };
     let arguments = args![
         x,
         y,

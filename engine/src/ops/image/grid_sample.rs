@@ -1,12 +1,14 @@
 //! Sampling of images at points.
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
-use crate::cuda::{self, DeviceSlice, Gpu, Kernel, KernelInts, LaunchConfig, args};
+use crate::cuda::launch::{to_i32, to_i32s};
+use crate::cuda::{self, DeviceSlice, Gpu, Kernel, LaunchConfig, args};
 use crate::dtype::Real;
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, check_parameters, for_real};
 use crate::ops::wide;
 use crate::resampling::GridPadding;
 use crate::{DType, Error, Result, Tensor};
+use fornax_kernels::arguments::GridSampling;
 use std::sync::Arc;
 
 impl Tensor {
@@ -154,11 +156,14 @@ impl Op for GridSample {
 
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
         let SampleShape { n, size, out, c } = self.shape;
-        let flags = [self.padding == GridPadding::Border, self.align_corners].map(usize::from);
-        let [across, down] = self.order.map(usize::from);
-        // Fields of `struct Sampling` in the kernels.
-        let sampling =
-            KernelInts::from([size[0], size[1], out[0], out[1], c, flags[0], flags[1], across, down]);
+        let sampling = GridSampling {
+            size: to_i32s(size)?,
+            out: to_i32s(out)?,
+            c: to_i32(c)?,
+            border: i32::from(self.padding == GridPadding::Border),
+            align_corners: i32::from(self.align_corners),
+            order: self.order.map(i32::from),
+        };
         // A thread adds up all samples of one channel of an image: the order of the sums is fixed.
         let (name, items) = if self.transposed { ("grid_scatter", n * c) } else { (NAME, y[0].len) };
         if y[0].len == 0 {

@@ -1,6 +1,7 @@
 //! Launch limits.
 use super::gpu;
-use crate::cuda::{KernelArg, KernelInts, LaunchConfig, args, int};
+use crate::cuda::launch::to_i32s;
+use crate::cuda::{KernelArg, LaunchConfig, args, int};
 use fornax_kernels::KernelSource;
 
 #[test]
@@ -26,6 +27,11 @@ fn extents_beyond_32_bits_are_an_error_that_names_the_kernel_and_the_value() {
         assert!(error.contains("takes_ints") && error.contains(value), "{error}");
     };
     rejected(args![int(1 << 31), int(0)], "2147483648");
-    rejected(args![&KernelInts::from([1, 5_000_000_000])], "5000000000");
-    rejected(args![&KernelInts::new([0, i128::from(i32::MIN) - 1])], "-2147483649");
+}
+
+#[test]
+fn extents_of_a_struct_beyond_32_bits_are_an_error_that_names_the_value() {
+    assert_eq!(to_i32s([0, i32::MAX as usize]).expect("they fit"), [0, i32::MAX]);
+    let error = to_i32s([1, 5_000_000_000]).expect_err("the second does not fit").to_string();
+    assert!(error.contains("5000000000"), "{error}");
 }

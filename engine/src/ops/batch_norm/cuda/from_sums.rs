@@ -1,9 +1,10 @@
-//! Batch norm statistics from the sums of a fused convolution (`kernels/cu/conv_norm.cu`).
+//! Batch norm statistics from the sums of a fused convolution (`kernels/cu/batch_norm/conv_norm.cu`).
 use super::{BatchNormParameters, RunningMomentum};
 use crate::DType;
 use crate::cuda::channels::{TICKETS, merge_chunks};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
-use bytemuck::Zeroable;
+use fornax_kernels::arguments::{ConvNorm, ConvNorms};
+use fornax_kernels::{Address, ByValue};
 use std::sync::Arc;
 
 /// Output y of a fused convolution, f16 or bf16, its `sums` `[2, c]` (each channel's sum and sum of squares), and its batch norm.
@@ -50,13 +51,13 @@ fn finalize(gpu: &Arc<Gpu>, norms: &[SummedNorm], c: usize, writes_moments: bool
     let rows = y.len / c;
     let (chunk_rows, mut grid) = merge_chunks(rows, c);
     let partial = gpu.empty(norms.len() * grid.grid_dim[1] as usize * 2 * c, DType::F64)?;
-    let mut of = [NormArguments::zeroed(); 2];
-    for (arguments, norm) in of.iter_mut().zip(norms) {
-        *arguments = NormArguments::new(norm);
+    let mut all = ConvNorms::zeroed();
+    for (to, norm) in all.norms.iter_mut().zip(norms) {
+        *to = argument(norm);
     }
     grid.grid_dim[2] = norms.len() as u32;
     let args = args![
-        KernelArg::by_value(&of),
+        KernelArg::by_value(&all),
         partial.as_slice(DType::F64),
         gpu.tickets() as usize,
         rows,
@@ -68,39 +69,20 @@ fn finalize(gpu: &Arc<Gpu>, norms: &[SummedNorm], c: usize, writes_moments: bool
     gpu.launch(kernel, grid, args)
 }
 
-/// Same layout as `struct Norm` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct NormArguments {
-    y: u64,
-    sums: u64,
-    weight: u64,
-    bias: u64,
-    running_mean: u64,
-    running_var: u64,
-    batches: u64,
-    saved: u64,
-    momentum: f32,
-    eps: f32,
-}
-
-impl NormArguments {
-    fn new(norm: &SummedNorm) -> NormArguments {
-        let SummedNorm { y, sums, parameters, momentum, saved } = norm;
-        let [mean, var] =
-            parameters.running.filter(|_| momentum.is_some()).map_or([0; 2], |r| r.map(|r| r.pointer));
-        let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
-        NormArguments {
-            y: y.pointer,
-            sums: sums.pointer,
-            weight: parameters.weight.map_or(0, |weight| weight.pointer),
-            bias: parameters.bias.map_or(0, |bias| bias.pointer),
-            running_mean: mean,
-            running_var: var,
-            batches,
-            saved: saved.pointer,
-            momentum: constant,
-            eps: parameters.eps as f32,
-        }
+fn argument(norm: &SummedNorm) -> ConvNorm {
+    let SummedNorm { y, sums, parameters, momentum, saved } = *norm;
+    let [running_mean, running_var] = parameters.running_addresses(momentum.is_some());
+    let (constant, batches) = momentum.map_or((0.0, Address::NULL), RunningMomentum::arguments);
+    ConvNorm {
+        y: y.into(),
+        sums: sums.into(),
+        weight: parameters.weight.map_or(Address::NULL, Address::from),
+        bias: parameters.bias.map_or(Address::NULL, Address::from),
+        running_mean,
+        running_var,
+        batches,
+        saved: saved.into(),
+        momentum: constant,
+        eps: parameters.eps as f32,
     }
 }

@@ -1,14 +1,17 @@
-//! Batch norm with activation and residual (`kernels/cu/batch_norm.cu`). Each direction takes two passes over the data: a reduction, and
-//! an elementwise pass that applies its results.
+//! Batch norm with activation and residual (`kernels/cu/batch_norm/batch_norm.cu`). Each direction takes two passes over the data: a
+//! reduction, and an elementwise pass that applies its results.
 pub(crate) mod from_sums;
 pub(crate) mod pair;
 pub(crate) mod pool;
 pub(crate) mod ranks;
 
+use crate::cuda::arguments::element_format;
 use crate::cuda::channels::{Chunks, THREADS, TICKETS};
 use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{Activation, DType};
-use bytemuck::Zeroable;
+pub(crate) use fornax_kernels::arguments::BackwardFactors;
+use fornax_kernels::arguments::{FusedActivation, StatisticsMerge, SumsMerge};
+use fornax_kernels::{Address, AddressMut, Any, ByValue};
 use std::sync::Arc;
 
 /// Weight, bias and running statistics, each `[c]` and all of one dtype, and eps.
@@ -24,6 +27,12 @@ impl BatchNormParameters<'_> {
     pub(crate) fn dtype(&self) -> DType {
         let running = self.running.map(|[mean, _]| mean);
         self.weight.or(self.bias).or(running).map_or(DType::F32, |slice| slice.dtype)
+    }
+
+    /// Addresses of running mean and variance; null if there are none, or they are not `updated`.
+    pub(crate) fn running_addresses(&self, updated: bool) -> [AddressMut<Any>; 2] {
+        let running = self.running.filter(|_| updated);
+        running.map_or([AddressMut::NULL; 2], |running| running.map(AddressMut::from))
     }
 }
 
@@ -41,10 +50,10 @@ pub(crate) enum RunningMomentum<'a> {
 
 impl RunningMomentum<'_> {
     /// Constant weight, and address of the number of batches or null.
-    pub(crate) fn arguments(self) -> (f32, u64) {
+    pub(crate) fn arguments(self) -> (f32, Address<i64>) {
         match self {
-            RunningMomentum::Constant(momentum) => (momentum as f32, 0),
-            RunningMomentum::Cumulative(batches) => (0.0, batches.pointer),
+            RunningMomentum::Constant(momentum) => (momentum as f32, Address::NULL),
+            RunningMomentum::Cumulative(batches) => (0.0, batches.into()),
         }
     }
 }
@@ -63,19 +72,18 @@ pub(crate) fn statistics(
     momentum: Option<RunningMomentum>,
     saved: DeviceSlice,
 ) -> Result<()> {
-    let [mean, var] =
-        parameters.running.filter(|_| momentum.is_some()).map_or([0; 2], |r| r.map(|r| r.pointer));
-    let (constant, batches) = momentum.map_or((0.0, 0), RunningMomentum::arguments);
+    let [running_mean, running_var] = parameters.running_addresses(momentum.is_some());
+    let (constant, batches) = momentum.map_or((0.0, Address::NULL), RunningMomentum::arguments);
     let merge = StatisticsMerge {
-        weight: parameters.weight.map_or(0, |weight| weight.pointer),
-        bias: parameters.bias.map_or(0, |bias| bias.pointer),
-        running_mean: mean,
-        running_var: var,
-        saved: saved.pointer,
+        weight: parameters.weight.map_or(Address::NULL, Address::from),
+        bias: parameters.bias.map_or(Address::NULL, Address::from),
+        running_mean,
+        running_var,
+        saved: saved.into(),
         batches,
         momentum: constant,
         eps: parameters.eps as f32,
-        dtype: dtype_code(parameters.dtype()),
+        format: element_format(parameters.dtype()),
         ..StatisticsMerge::zeroed()
     };
     merge_statistics(gpu, "batch_norm_statistics", x, c, merge)
@@ -83,7 +91,7 @@ pub(crate) fn statistics(
 
 /// Computes the `moments` of this rank's values, `[2 c + 1]` f32: mean and sum of squared deviations by channel, and the number of values.
 pub(crate) fn moments(gpu: &Arc<Gpu>, x: DeviceSlice, c: usize, moments: DeviceSlice) -> Result<()> {
-    let merge = StatisticsMerge { saved: moments.pointer, ..StatisticsMerge::zeroed() };
+    let merge = StatisticsMerge { saved: moments.into(), ..StatisticsMerge::zeroed() };
     merge_statistics(gpu, "batch_norm_moments", x, c, merge)
 }
 
@@ -98,7 +106,12 @@ fn merge_statistics(
     let rows = x.len / c;
     let chunks = Chunks::for_sums(rows, c, x.dtype);
     let partial = PartialResults::new(gpu, &chunks, c)?;
-    let merge = StatisticsMerge { partial: partial.pointers(), ..merge };
+    let merge = StatisticsMerge {
+        tickets: partial.tickets(0),
+        partial: partial.by_chunk(),
+        merged: partial.by_group(),
+        ..merge
+    };
     let kernel = Kernel::new(MODULE, name).of(x.dtype);
     let args = args![x, KernelArg::by_value(&merge), rows, int(c), int(chunks.rows)];
     gpu.launch(kernel, chunks.grid(), args)
@@ -204,17 +217,6 @@ pub(crate) struct BatchNormBackward<'a> {
     pub(crate) factors: BackwardFactors,
 }
 
-/// Result of the backward pass's sums of d and of d * (x - mean), `[2, c]` f32, besides the gradients of weight and bias.
-#[derive(Clone, Copy)]
-pub(crate) enum BackwardFactors {
-    /// Zeros: mean and variance are the running ones.
-    Zeros,
-    /// Factors of the input gradient that flows through the batch's mean and variance.
-    OfBatch,
-    /// The sums, which are to be added over the ranks.
-    Sums,
-}
-
 impl BatchNormBackward<'_> {
     /// Reduction pass: computes the gradients of weight and bias, `d = dy * f'` if given (required with a mask; may be `dy`), and
     /// `factors`, `[2, c]` f32, of which [`Self::input_gradient`] takes all kinds but sums.
@@ -232,7 +234,7 @@ impl BatchNormBackward<'_> {
             _ => Chunks::for_sums(rows, c, self.x.dtype),
         };
         let partial = PartialResults::new(self.gpu, &chunks, c)?;
-        let merge = SumsMerge::new(&partial, [dweight, dbias], factors, self.factors);
+        let merge = partial.sums_merge(0, [dweight, dbias], factors, self.factors);
         let merge = KernelArg::by_value(&merge);
         let (x, saved, per_chunk) = (self.x, self.saved, int(chunks.rows));
         let d = KernelArg::optional(d);
@@ -287,96 +289,48 @@ impl PartialResults<'_> {
         })
     }
 
-    fn pointers(&self) -> PartialPointers {
-        PartialPointers {
-            tickets: self.gpu.tickets(),
-            by_chunk: self.by_chunk.as_slice(DType::F32).pointer,
-            by_group: self.by_group.as_slice(DType::F64).pointer,
-        }
-    }
-}
-
-/// First fields of the structs below.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
-struct PartialPointers {
-    tickets: u64,
-    by_chunk: u64,
-    by_group: u64,
-}
-
-/// Same layout as `struct StatisticsMerge` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
-struct StatisticsMerge {
-    partial: PartialPointers,
-    weight: u64,
-    bias: u64,
-    running_mean: u64,
-    running_var: u64,
-    saved: u64,
-    batches: u64,
-    momentum: f32,
-    eps: f32,
-    dtype: i32,
-    padding: i32,
-}
-
-/// Same layout as `struct SumsMerge`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-pub(crate) struct SumsMerge {
-    partial: PartialPointers,
-    dweight: u64,
-    dbias: u64,
-    factors: u64,
-    kind: i32,
-    dtype: i32,
-}
-
-impl SumsMerge {
-    /// Merges `partial` into the wanted gradients of weight and bias, and into `factors`.
-    pub(crate) fn new(
-        partial: &PartialResults,
+    /// Merges them into the wanted gradients of weight and bias, and into `factors`. Merges of one kernel have different numbers, 0 and 1.
+    pub(crate) fn sums_merge(
+        &self,
+        number: usize,
         [dweight, dbias]: [Option<DeviceSlice>; 2],
         factors: DeviceSlice,
         kind: BackwardFactors,
     ) -> SumsMerge {
         SumsMerge {
-            partial: partial.pointers(),
-            dweight: dweight.map_or(0, |slice| slice.pointer),
-            dbias: dbias.map_or(0, |slice| slice.pointer),
-            factors: factors.pointer,
-            kind: kind as i32,
-            dtype: dtype_code(dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype)),
+            tickets: self.tickets(number),
+            partial: self.by_chunk(),
+            merged: self.by_group(),
+            dweight: dweight.map_or(AddressMut::NULL, AddressMut::from),
+            dbias: dbias.map_or(AddressMut::NULL, AddressMut::from),
+            factors: factors.into(),
+            kind,
+            format: element_format(dweight.or(dbias).map_or(DType::F32, |slice| slice.dtype)),
         }
     }
 
-    /// The same with other tickets, for the second merge of a kernel.
-    pub(crate) fn with_second_tickets(mut self) -> SumsMerge {
-        self.partial.tickets += (size_of::<u32>() * TICKETS) as u64;
-        self
+    fn tickets(&self, number: usize) -> AddressMut<u32> {
+        AddressMut::new(self.gpu.tickets() + (number * TICKETS * size_of::<u32>()) as u64)
     }
-}
 
-/// Code of the dtype of parameters in the kernels.
-fn dtype_code(dtype: DType) -> i32 {
-    match dtype {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::BF16 => 2,
-        other => unreachable!("parameters of {other} are rejected"),
+    fn by_chunk(&self) -> AddressMut<f32> {
+        self.by_chunk.as_slice(DType::F32).into()
+    }
+
+    fn by_group(&self) -> AddressMut<f64> {
+        self.by_group.as_slice(DType::F64).into()
     }
 }
 
 /// Code of a fused activation in the kernels.
 pub(crate) fn activation_code(f: Activation) -> i32 {
-    match f {
-        Activation::Identity => 0,
-        Activation::Relu => 1,
-        Activation::Relu6 => 2,
-        Activation::Silu => 3,
-        Activation::HardSwish => 4,
+    let fused = match f {
+        Activation::Identity => FusedActivation::Identity,
+        Activation::Relu => FusedActivation::Relu,
+        Activation::Relu6 => FusedActivation::Relu6,
+        Activation::Silu => FusedActivation::Silu,
+        Activation::HardSwish => FusedActivation::HardSwish,
         other => unreachable!("{other:?} is not fused"),
-    }
+    };
+    fused as i32
 }

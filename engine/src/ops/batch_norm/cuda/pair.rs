@@ -1,5 +1,5 @@
-//! ReLU of the sum of two batch norms (`kernels/cu/batch_norm_pair.cu`).
-use super::{BackwardFactors, PartialResults, SumsMerge, mask_bytes};
+//! ReLU of the sum of two batch norms (`kernels/cu/batch_norm/batch_norm_pair.cu`).
+use super::{BackwardFactors, PartialResults, mask_bytes};
 use crate::cuda::channels::Chunks;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use std::sync::Arc;
@@ -46,8 +46,8 @@ impl BatchNormPair<'_> {
         let chunks = Chunks::for_sums_by_packs(rows, mask_bytes(c));
         let partial =
             [PartialResults::new(self.gpu, &chunks, c)?, PartialResults::new(self.gpu, &chunks, c)?];
-        let merge = |p: usize| SumsMerge::new(&partial[p], parameters[p], factors[p], kinds[p]);
-        let merges = [merge(0), merge(1).with_second_tickets()];
+        let merge = |p: usize| partial[p].sums_merge(p, parameters[p], factors[p], kinds[p]);
+        let merges = [merge(0), merge(1)];
         let [merge0, merge1] = merges.each_ref().map(KernelArg::by_value);
         let ([x0, x1], [saved0, saved1]) = (self.x, self.saved);
         let args = args![x0, x1, saved0, saved1, dy, mask, merge0, merge1, rows, int(c), int(chunks.rows)];

@@ -1,5 +1,5 @@
-//! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm_pool.cu`).
-use super::{BatchNormBackward, PartialResults, PassBefore, SumsMerge, activation_code};
+//! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm/batch_norm_pool.cu`).
+use super::{BatchNormBackward, PartialResults, PassBefore, activation_code};
 use crate::Activation;
 use crate::cuda::channels::{Chunks, pixel_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
@@ -15,8 +15,8 @@ pub(crate) fn forward(
     y: DeviceSlice,
     index: DeviceSlice,
 ) -> Result<()> {
-    let (rows, shape) = (s.n * s.out[0], geometry(s, false));
-    let args = args![x, saved, y, index, rows, KernelArg::from(&shape), activation_code(f)];
+    let (rows, shape) = (s.n * s.out[0], geometry(s, false)?);
+    let args = args![x, saved, y, index, rows, &shape, activation_code(f)];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     gpu.launch(Kernel::new(MODULE, "batch_norm_pool_fwd").of(x.dtype), grid, args)
 }
@@ -36,9 +36,10 @@ impl BatchNormPoolBackward<'_> {
         let rows = x.len / c;
         let chunks = Chunks::for_sums(rows, c, x.dtype);
         let partial = PartialResults::new(gpu, &chunks, c)?;
-        let merge = SumsMerge::new(&partial, parameters, factors, kind);
-        let (merge, shape) = (KernelArg::by_value(&merge), geometry(&self.shape, false));
-        let (shape, f) = (KernelArg::from(&shape), activation_code(activation));
+        let merge = partial.sums_merge(0, parameters, factors, kind);
+        let shape = geometry(&self.shape, false)?;
+        let (merge, shape) = (KernelArg::by_value(&merge), KernelArg::by_value(&shape));
+        let f = activation_code(activation);
         let args = args![x, self.dy, self.index, saved, merge, rows, int(chunks.rows), shape, f];
         gpu.launch(Kernel::new(MODULE, "batch_norm_pool_sums_bwd").of(x.dtype), chunks.grid(), args)
     }
@@ -49,8 +50,8 @@ impl BatchNormPoolBackward<'_> {
         let rows = x.len / c;
         let kernel = Kernel::new(MODULE, "batch_norm_pool_bwd").of(x.dtype);
         let chunks = PassBefore::Reduction.chunks(rows, c, x.dtype);
-        let shape = geometry(&self.shape, false);
-        let (shape, f) = (KernelArg::from(&shape), activation_code(activation));
+        let shape = geometry(&self.shape, false)?;
+        let (shape, f) = (KernelArg::by_value(&shape), activation_code(activation));
         let args = args![x, self.dy, self.index, saved, factors, dx, rows, int(chunks.rows), shape, f];
         gpu.launch(kernel, chunks.backward_grid(gpu.resident_blocks(kernel)?), args)
     }

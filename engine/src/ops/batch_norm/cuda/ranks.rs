@@ -1,4 +1,4 @@
-//! Batch norm with the statistics of all ranks (`kernels/cu/sync_norm.cu`).
+//! Batch norm with the statistics of all ranks (`kernels/cu/batch_norm/sync_norm.cu`).
 use super::{BatchNormParameters, RunningMomentum};
 use crate::cuda::channels::THREADS;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
@@ -22,7 +22,7 @@ pub(crate) fn merge(
         KernelArg::optional(parameters.bias),
         KernelArg::optional(parameters.running.map(|[mean, _]| mean)),
         KernelArg::optional(parameters.running.map(|[_, var]| var)),
-        batches as usize,
+        &batches,
         constant,
         parameters.eps as f32,
         saved,

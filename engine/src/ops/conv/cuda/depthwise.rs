@@ -1,8 +1,9 @@
-//! Depthwise convolution (`kernels/cu/depthwise.cu`).
+//! Depthwise convolution (`kernels/cu/conv/depthwise.cu`).
 use crate::cuda::channels::{THREADS, merge_grid};
-use crate::cuda::launch::grid_extent;
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
+use crate::cuda::launch::{grid_extent, to_i32, to_i32s};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};
+use fornax_kernels::arguments::Depthwise;
 use std::sync::Arc;
 
 /// True if these kernels support a convolution: it is depthwise, and its weights fit into shared memory.
@@ -25,7 +26,7 @@ pub(crate) fn forward(
         Some(kind) => (kind, s.n * s.out_h() * s.out_w().div_ceil(STRIP)),
         None => ("generic", s.n * s.out_h() * s.out_w()),
     };
-    let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
+    let shape = geometry(s, layout.lanes, KernelOrientation::Normal)?;
     let args = args![x, weight, KernelArg::optional(bias), y, &shape];
     gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_fwd"]).of(x.dtype), layout.grid(items), args)
 }
@@ -40,12 +41,12 @@ pub(crate) fn data_gradient(
 ) -> Result<()> {
     let layout = BlockLayout::new(s, s.c_in, dy.dtype);
     if let Some(kind) = specialization(s).filter(|_| s.stride == [1, 1]) {
-        let shape = geometry(s, layout.lanes, KernelOrientation::Flipped);
+        let shape = geometry(s, layout.lanes, KernelOrientation::Flipped)?;
         let args = args![dy, weight, KernelArg::optional(None), dx, &shape];
         let grid = layout.grid(s.n * s.h * s.w.div_ceil(STRIP));
         return gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_fwd"]).of(dy.dtype), grid, args);
     }
-    let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
+    let shape = geometry(s, layout.lanes, KernelOrientation::Normal)?;
     let args = args![dy, weight, dx, &shape];
     let kernel = Kernel::new(MODULE, "depthwise_generic_data_bwd").of(dy.dtype);
     gpu.launch(kernel, layout.grid(s.n * s.h * s.w), args)
@@ -75,7 +76,7 @@ pub(crate) fn weight_gradient(
     let partial = partial.as_slice(DType::F32);
     let mut grid = LaunchConfig::linear(chunks, THREADS);
     grid.grid_dim = [chunks, layout.tiles, parts].map(grid_extent);
-    let shape = geometry(s, layout.lanes, KernelOrientation::Normal);
+    let shape = geometry(s, layout.lanes, KernelOrientation::Normal)?;
     let args = args![x, dy, partial, int(chunk), &shape];
     gpu.launch(Kernel::joined(MODULE, ["depthwise_", kind, "_weight_bwd"]).of(x.dtype), grid, args)?;
     let args = args![partial, int(chunks), int(taps), int(s.c_out), dw];
@@ -160,17 +161,24 @@ enum KernelOrientation {
     Flipped,
 }
 
-/// Fields of `struct Depthwise` in the kernels.
-fn geometry(s: &ConvShape, lanes: usize, orientation: KernelOrientation) -> KernelInts<17> {
-    let (input, output) = ([s.h, s.w], [s.out_h(), s.out_w()]);
-    let int = |extent: usize| extent as i128;
-    let (kernel, padding) = (s.kernel.map(int), s.padding.map(int));
-    let (from, to, padding, flipped) = match orientation {
+fn geometry(s: &ConvShape, lanes: usize, orientation: KernelOrientation) -> Result<Depthwise> {
+    let (input, output) = (to_i32s([s.h, s.w])?, to_i32s([s.out_h(), s.out_w()])?);
+    let (kernel, padding) = (to_i32s(s.kernel)?, to_i32s(s.padding)?);
+    let (input, output, padding, flipped) = match orientation {
         KernelOrientation::Normal => (input, output, padding, 0),
         KernelOrientation::Flipped => (output, input, [0, 1].map(|a| kernel[a] - 1 - padding[a]), 1),
     };
-    let ([n, c_in, c_out, lanes], [sh, sw], [dh, dw]) =
-        ([s.n, s.c_in, s.c_out, lanes].map(int), s.stride.map(int), s.dilation.map(int));
-    let ([h, w], [to_h, to_w], [kh, kw], [ph, pw]) = (from.map(int), to.map(int), kernel, padding);
-    KernelInts::new([n, h, w, to_h, to_w, c_in, c_out, kh, kw, sh, sw, ph, pw, dh, dw, lanes, flipped])
+    Ok(Depthwise {
+        n: to_i32(s.n)?,
+        input,
+        output,
+        c_in: to_i32(s.c_in)?,
+        c_out: to_i32(s.c_out)?,
+        kernel,
+        stride: to_i32s(s.stride)?,
+        padding,
+        dilation: to_i32s(s.dilation)?,
+        lanes: to_i32(lanes)?,
+        flipped,
+    })
 }

@@ -1,8 +1,9 @@
-//! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/implicit_gemm.cu`): the fallback for shapes that cuDNN does
-//! not support, and the reference for its results.
-use crate::cuda::launch::grid_extent;
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args, int};
+//! Convolution as an implicit GEMM, for any geometry and groups (`kernels/cu/conv/implicit_gemm.cu`): the fallback for shapes that cuDNN
+//! does not support, and the reference for its results.
+use crate::cuda::launch::{grid_extent, to_i32, to_i32s};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};
+use fornax_kernels::arguments::Conv;
 use std::sync::Arc;
 
 /// Convolution, plus an optional bias `[c_out]`.
@@ -14,7 +15,7 @@ pub(crate) fn forward(
     bias: Option<DeviceSlice>,
     y: DeviceSlice,
 ) -> Result<()> {
-    let shape = geometry(s);
+    let shape = geometry(s)?;
     let args = args![x, weight, KernelArg::optional(bias), y, &shape];
     let grid = tiles(s.n * s.out_h() * s.out_w(), s.group_out(), s.groups);
     gpu.launch(Kernel::new(MODULE, "implicit_gemm_fwd").of(x.dtype), grid, args)
@@ -28,7 +29,7 @@ pub(crate) fn data_gradient(
     weight: DeviceSlice,
     dx: DeviceSlice,
 ) -> Result<()> {
-    let shape = geometry(s);
+    let shape = geometry(s)?;
     let args = args![dy, weight, dx, &shape];
     let grid = tiles(s.n * s.h * s.w, s.group_in(), s.groups);
     gpu.launch(Kernel::new(MODULE, "implicit_gemm_data_bwd").of(dy.dtype), grid, args)
@@ -48,7 +49,7 @@ pub(crate) fn weight_gradient(
     let split_pixels = pixels.div_ceil(splits);
     let partial = gpu.empty(splits * dw.len, DType::F32)?;
     let partial = partial.as_slice(DType::F32);
-    let shape = geometry(s);
+    let shape = geometry(s)?;
     let args = args![x, dy, partial, split_pixels, &shape];
     let grid = tiles(s.group_out(), columns, s.groups * splits);
     gpu.launch(Kernel::new(MODULE, "implicit_gemm_weight_bwd").of(x.dtype), grid, args)?;
@@ -72,25 +73,17 @@ fn tiles(rows: usize, columns: usize, batch: usize) -> LaunchConfig {
     }
 }
 
-/// Fields of `struct Conv` in the kernels.
-fn geometry(s: &ConvShape) -> KernelInts<16> {
-    let [[kh, kw], [sh, sw], [ph, pw], [dh, dw]] = [s.kernel, s.stride, s.padding, s.dilation];
-    KernelInts::from([
-        s.n,
-        s.h,
-        s.w,
-        s.out_h(),
-        s.out_w(),
-        s.c_in,
-        s.c_out,
-        s.groups,
-        kh,
-        kw,
-        sh,
-        sw,
-        ph,
-        pw,
-        dh,
-        dw,
-    ])
+fn geometry(s: &ConvShape) -> Result<Conv> {
+    Ok(Conv {
+        n: to_i32(s.n)?,
+        input: to_i32s([s.h, s.w])?,
+        output: to_i32s([s.out_h(), s.out_w()])?,
+        c_in: to_i32(s.c_in)?,
+        c_out: to_i32(s.c_out)?,
+        groups: to_i32(s.groups)?,
+        kernel: to_i32s(s.kernel)?,
+        stride: to_i32s(s.stride)?,
+        padding: to_i32s(s.padding)?,
+        dilation: to_i32s(s.dilation)?,
+    })
 }

@@ -1,10 +1,9 @@
-//! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it (`kernels/cu/pointwise_data_gradient.cu`).
+//! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it
+//! (`kernels/cu/batch_norm/pointwise_data_gradient.cu`).
 use crate::cuda::channels::Chunks;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::ops::batch_norm::cuda::pair::BatchNormPair;
-use crate::ops::batch_norm::cuda::{
-    BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults, SumsMerge,
-};
+use crate::ops::batch_norm::cuda::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults};
 use crate::{Activation, ConvShape, DType};
 use std::sync::Arc;
 
@@ -52,7 +51,7 @@ impl PointwiseDataGradient<'_> {
             sums.iter().map(|_| PartialResults::new(self.gpu, &chunks, c)).collect::<Result<Vec<_>>>()?;
         let merge = |p: usize| {
             let NormSums { parameters, factors, kind } = sums[p];
-            SumsMerge::new(&partial[p], parameters, factors, kind)
+            partial[p].sums_merge(p, parameters, factors, kind)
         };
         let (skip, mask, per_chunk) = (KernelArg::optional(self.skip), self.mask, int(chunks.rows));
         let (dy, weight, k, c) = (self.dy, self.weight, int(k), int(c));
@@ -68,7 +67,7 @@ impl PointwiseDataGradient<'_> {
                 )
             }
             [(x0, saved0), (x1, saved1)] => {
-                let merges = [merge(0), merge(1).with_second_tickets()];
+                let merges = [merge(0), merge(1)];
                 let [merge0, merge1] = merges.each_ref().map(KernelArg::by_value);
                 let args = args![
                     dy, weight, skip, mask, x0, x1, saved0, saved1, d, merge0, merge1, rows, k, c, per_chunk

@@ -1,8 +1,10 @@
-//! Separable resampling of images (`kernels/cu/interpolate.cu`), with the same weight tables as on the CPU.
+//! Separable resampling of images (`kernels/cu/image/interpolate.cu`), with the same weight tables as on the CPU.
 use crate::DType;
 use crate::cuda::channels::pixel_grid;
-use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelInts, Result, args};
+use crate::cuda::launch::{to_i32, to_i32s};
+use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, Result, args};
 use crate::resampling::Resampling;
+use fornax_kernels::arguments;
 use std::sync::Arc;
 
 /// `y[n, i, j, c] = sum over k, l of vertical[i, k] * horizontal[j, l] * x[n, k, l, c]`
@@ -18,17 +20,13 @@ pub(crate) fn resample(
         (ResamplingTable::new(gpu, vertical)?, ResamplingTable::new(gpu, horizontal)?);
     let size = [vertical.rows().len(), horizontal.rows().len()];
     let rows = y.len / size[1] / c;
-    // Fields of `struct Resampling` in the kernels.
-    let geometry = KernelInts::from([
-        c,
-        vertical.inputs(),
-        horizontal.inputs(),
-        size[0],
-        size[1],
-        rows_table.stride,
-        columns_table.stride,
-    ]);
-    let args = args![x, y, rows, rows_table.slice(), columns_table.slice(), &geometry];
+    let sizes = arguments::Resampling {
+        c: to_i32(c)?,
+        inputs: to_i32s([vertical.inputs(), horizontal.inputs()])?,
+        outputs: to_i32s(size)?,
+        stride: to_i32s([rows_table.stride, columns_table.stride])?,
+    };
+    let args = args![x, y, rows, rows_table.slice(), columns_table.slice(), &sizes];
     gpu.launch(
         Kernel::new("interpolate", "interpolate").of(x.dtype),
         pixel_grid(rows, size[1], c, x.dtype),

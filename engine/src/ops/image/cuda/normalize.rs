@@ -1,7 +1,8 @@
-//! Normalization of u8 images (`kernels/cu/normalize.cu`).
+//! Normalization of u8 images (`kernels/cu/image/normalize.cu`).
 use crate::DType;
 use crate::cuda::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
+use fornax_kernels::arguments::{INLINE_CHANNELS, InlineMeanStd};
 use std::sync::Arc;
 
 /// `y = (x / max_value - mean) / std` by channel (the last axis). Mean and std of up to four channels are passed by value, so that the
@@ -17,7 +18,7 @@ pub(crate) fn forward(
         return Ok(());
     }
     let (channels, grid) = (int(mean.len()), LaunchConfig::grid_stride(num_packs(y)));
-    if let Some(mean_std) = InlineMeanStd::new(mean, std) {
+    if let Some(mean_std) = inline(mean, std) {
         let arguments = args![x, y, x.len, channels, max_value, KernelArg::by_value(&mean_std)];
         return gpu.launch(Kernel::new(MODULE, "normalize").of(y.dtype), grid, arguments);
     }
@@ -30,21 +31,12 @@ pub(crate) fn forward(
 
 const MODULE: &str = "normalize";
 
-/// Same layout as `struct InlineMeanStd` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct InlineMeanStd {
-    mean: [f32; 4],
-    std: [f32; 4],
-}
-
-impl InlineMeanStd {
-    fn new(mean: &[f32], std: &[f32]) -> Option<InlineMeanStd> {
-        let four = |values: &[f32]| {
-            let mut all = [1.0; 4];
-            all.get_mut(..values.len())?.copy_from_slice(values);
-            Some(all)
-        };
-        Some(InlineMeanStd { mean: four(mean)?, std: four(std)? })
-    }
+/// Mean and standard deviation of a few channels; `None` if there are too many.
+fn inline(mean: &[f32], std: &[f32]) -> Option<InlineMeanStd> {
+    let filled = |values: &[f32]| {
+        let mut all = [1.0; INLINE_CHANNELS];
+        all.get_mut(..values.len())?.copy_from_slice(values);
+        Some(all)
+    };
+    Some(InlineMeanStd { mean: filled(mean)?, std: filled(std)? })
 }

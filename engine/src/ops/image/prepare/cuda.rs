@@ -1,7 +1,12 @@
-//! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/prepare.cu`).
-use super::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation};
+//! Augmentation of u8 or f32 training images in one pass: mixup or CutMix, normalization, random erasing (`kernels/cu/image/prepare.cu`).
+use super::{CHANGE_HEADER_LEN, EraseMode, ImagePreparation, MAX_ERASE_BOXES};
 use crate::cuda::launch::{grid_extent, to_i32};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
+use fornax_kernels::arguments;
+
+// The kernel's limits are the operation's.
+const _: () =
+    assert!(arguments::MAX_BOXES == MAX_ERASE_BOXES && arguments::CHANGE_HEADER == CHANGE_HEADER_LEN);
 
 /// Applies the rows of `changes` to the first n images `[h, w, c]`, of up to four channels.
 pub(super) fn forward(
@@ -17,15 +22,15 @@ pub(super) fn forward(
     }
     let four = |values: &[f32]| std::array::from_fn(|k| values.get(k).copied().unwrap_or(1.0));
     let [k0, k1, epoch, ..] = how.rng.key_and_counter();
-    let preparation = Preparation {
+    let preparation = arguments::Preparation {
         mean: four(how.mean),
         std: four(how.std),
         max_value: f32::from(how.white),
         rounded: i32::from(how.rounded),
         erase_mode: match how.erase_mode {
-            EraseMode::Const => 0,
-            EraseMode::Rand => 1,
-            EraseMode::Pixel => 2,
+            EraseMode::Const => arguments::EraseMode::Const,
+            EraseMode::Rand => arguments::EraseMode::Rand,
+            EraseMode::Pixel => arguments::EraseMode::Pixel,
         },
         boxes: to_i32((changes.len / n - CHANGE_HEADER_LEN) / 4)?,
         key: [k0, k1],
@@ -43,18 +48,4 @@ pub(super) fn forward(
     };
     let arguments = args![x, changes, y, int(h), int(w), int(c), KernelArg::by_value(&preparation)];
     gpu.launch(Kernel::new("prepare", "prepare").of(x.dtype).of(y.dtype), grid, arguments)
-}
-
-/// Same layout as `struct Preparation` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Preparation {
-    mean: [f32; 4],
-    std: [f32; 4],
-    max_value: f32,
-    rounded: i32,
-    erase_mode: i32,
-    boxes: i32,
-    key: [u32; 2],
-    epoch: u32,
 }

@@ -1,4 +1,4 @@
-//! Softmax cross entropy against class indices (`kernels/cu/cross_entropy.cu`).
+//! Softmax cross entropy against class indices (`kernels/cu/loss/cross_entropy.cu`).
 use crate::DType;
 use crate::cuda::channels::{THREADS, is_long, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};

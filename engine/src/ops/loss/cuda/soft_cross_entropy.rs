@@ -1,4 +1,4 @@
-//! Soft-target and binary cross entropy (`kernels/cu/soft_cross_entropy.cu`). The binary loss and its gradient are scalars of x's dtype.
+//! Soft-target and binary cross entropy (`kernels/cu/loss/soft_cross_entropy.cu`). The binary loss and its gradient are scalars of x's dtype.
 use super::cross_entropy::{TopKCounts, mean_loss};
 use crate::DType;
 use crate::cuda::channels::{THREADS, is_long, pack, row_grid};

@@ -1,9 +1,11 @@
-//! Group norm (`kernels/cu/group_norm.cu`).
+//! Group norm (`kernels/cu/norm/group_norm.cu`).
 use super::row_norm::is_f32;
 use crate::DType;
 use crate::cuda::channels::{Chunks, THREADS, merge_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, KernelInts, LaunchConfig, Result, args};
+use crate::cuda::launch::to_i32;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::ops::norm::cpu::GroupNorm;
+use fornax_kernels::arguments;
 use std::sync::Arc;
 
 /// `y = (x - mean) * inv * weight + bias`; `stats`, two f32 per image and group, receives mean and inv. Weight and bias have x's dtype,
@@ -19,7 +21,7 @@ pub(crate) fn forward(
     let chunks = ImageChunks::new(norm, x);
     let partial = gpu.empty(chunks.partial_len(), DType::F32)?;
     let partial = partial.as_slice(DType::F32);
-    let geometry = chunks.geometry();
+    let geometry = chunks.geometry()?;
     let kernel = Kernel::new(MODULE, "group_norm_statistics").of(x.dtype);
     gpu.launch(kernel, chunks.grid(), args![x, partial, &geometry])?;
     let args = args![partial, norm.eps as f32, stats, &geometry];
@@ -39,7 +41,7 @@ pub(crate) fn backward(
     let chunks = ImageChunks::new(norm, x);
     let partial = gpu.empty(chunks.partial_len(), DType::F32)?;
     let partial = partial.as_slice(DType::F32);
-    let geometry = chunks.geometry();
+    let geometry = chunks.geometry()?;
     let args = args![x, dy, stats, partial, &geometry];
     gpu.launch(Kernel::new(MODULE, "group_norm_sums_bwd").of(x.dtype), chunks.grid(), args)?;
     if dweight.or(dbias).is_some() {
@@ -87,9 +89,14 @@ impl ImageChunks<'_> {
         LaunchConfig::linear(self.images * self.norm.groups, THREADS)
     }
 
-    /// Fields of `struct GroupNorm` in the kernels.
-    fn geometry(&self) -> KernelInts<6> {
-        let GroupNorm { pixels, c, groups, .. } = *self.norm;
-        KernelInts::from([self.images, pixels, c, groups, self.chunks.count, self.chunks.rows])
+    fn geometry(&self) -> Result<arguments::GroupNorm> {
+        Ok(arguments::GroupNorm {
+            images: to_i32(self.images)?,
+            pixels: to_i32(self.norm.pixels)?,
+            c: to_i32(self.norm.c)?,
+            groups: to_i32(self.norm.groups)?,
+            chunks: to_i32(self.chunks.count)?,
+            chunk_pixels: to_i32(self.chunks.rows)?,
+        })
     }
 }

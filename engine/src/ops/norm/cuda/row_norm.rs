@@ -1,4 +1,4 @@
-//! Layer norm and RMS norm (`kernels/cu/row_norm.cu`).
+//! Layer norm and RMS norm (`kernels/cu/norm/row_norm.cu`).
 use crate::DType;
 use crate::cuda::channels::{Chunks, is_long, merge_grid, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};

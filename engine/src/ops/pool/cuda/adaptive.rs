@@ -1,12 +1,14 @@
-//! Adaptive average and max pooling (`kernels/cu/adaptive_pool.cu`).
+//! Adaptive average and max pooling (`kernels/cu/pool/adaptive_pool.cu`).
 use crate::DType;
 use crate::cuda::channels::{grid, pack, pixel_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelInts, LaunchConfig, Result, args, int};
+use crate::cuda::launch::{to_i32, to_i32s};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, int};
 use crate::ops::pool::AdaptivePool;
+use fornax_kernels::arguments;
 
 /// Mean of each window.
 pub(crate) fn avg_forward(gpu: &Gpu, s: &AdaptivePool, x: DeviceSlice, y: DeviceSlice) -> Result<()> {
-    let shape = geometry(s);
+    let shape = geometry(s)?;
     let args = args![x, y, windows(s), &shape];
     gpu.launch(
         Kernel::new(MODULE, "adaptive_avg_pool_fwd").of(x.dtype),
@@ -20,7 +22,7 @@ pub(crate) fn avg_backward(gpu: &Gpu, s: &AdaptivePool, dy: DeviceSlice, dx: Dev
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = Kernel::new(MODULE, "adaptive_avg_pool_bwd").of(dy.dtype);
-    gpu.launch(kernel, grid, args![dy, dx, rows, &geometry(s)])
+    gpu.launch(kernel, grid, args![dy, dx, rows, &geometry(s)?])
 }
 
 /// Maximum of each window; `chosen`, 4 bytes per window and channel, receives the index of its pixel within the image.
@@ -31,7 +33,7 @@ pub(crate) fn max_forward(
     y: DeviceSlice,
     chosen: DeviceSlice,
 ) -> Result<()> {
-    let shape = geometry(s);
+    let shape = geometry(s)?;
     let args = args![x, y, chosen, windows(s), &shape];
     gpu.launch(
         Kernel::new(MODULE, "adaptive_max_pool_fwd").of(x.dtype),
@@ -51,7 +53,7 @@ pub(crate) fn max_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = Kernel::new(MODULE, "adaptive_max_pool_bwd").of(dy.dtype);
-    gpu.launch(kernel, grid, args![dy, chosen, dx, rows, &geometry(s)])
+    gpu.launch(kernel, grid, args![dy, chosen, dx, rows, &geometry(s)?])
 }
 
 /// For each window the pixel of `x` at the index in `chosen`.
@@ -65,7 +67,7 @@ pub(crate) fn pick_maxima(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = Kernel::new(MODULE, "adaptive_max_pool_pick").of(x.dtype);
-    gpu.launch(kernel, grid, args![x, chosen, y, rows, &geometry(s)])
+    gpu.launch(kernel, grid, args![x, chosen, y, rows, &geometry(s)?])
 }
 
 /// Gradient of each image's maximum `y` `[n, c]`, distributed evenly between the pixels that equal it.
@@ -94,7 +96,6 @@ fn window_grid(windows: usize, c: usize, dtype: DType) -> LaunchConfig {
     grid((c / pack(c, dtype)).div_ceil(32), windows.min(u16::MAX.into()))
 }
 
-/// Fields of `struct AdaptivePool` in the kernels.
-fn geometry(s: &AdaptivePool) -> KernelInts<5> {
-    KernelInts::from([s.size[0], s.size[1], s.out[0], s.out[1], s.c])
+fn geometry(s: &AdaptivePool) -> Result<arguments::AdaptivePool> {
+    Ok(arguments::AdaptivePool { size: to_i32s(s.size)?, out: to_i32s(s.out)?, c: to_i32(s.c)? })
 }

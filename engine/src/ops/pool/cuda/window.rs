@@ -1,7 +1,9 @@
-//! Max and average pooling (`kernels/cu/pool.cu`).
+//! Max and average pooling (`kernels/cu/pool/pool.cu`).
 use crate::cuda::channels::pixel_grid;
-use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelInts, Result, args};
+use crate::cuda::launch::{to_i32, to_i32s};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, Result, args};
 use crate::ops::pool::PoolShape;
+use fornax_kernels::arguments::Pool;
 
 /// Maximum of each window, and its index within the window (u8).
 pub(crate) fn max_forward(
@@ -14,7 +16,7 @@ pub(crate) fn max_forward(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = Kernel::new(MODULE, "max_pool_fwd").of(x.dtype);
-    gpu.launch(kernel, grid, args![x, y, index, rows, &geometry(s, false)])
+    gpu.launch(kernel, grid, args![x, y, index, rows, &geometry(s, false)?])
 }
 
 /// `dx`: for each pixel the sum of `dy` over the windows whose maximum it is.
@@ -28,7 +30,7 @@ pub(crate) fn max_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = Kernel::new(MODULE, "max_pool_bwd").of(dy.dtype);
-    gpu.launch(kernel, grid, args![dy, index, dx, rows, &geometry(s, false)])
+    gpu.launch(kernel, grid, args![dy, index, dx, rows, &geometry(s, false)?])
 }
 
 /// For each window the pixel of `x` at its `index`; 0 for a window without pixels.
@@ -42,7 +44,7 @@ pub(crate) fn pick_maxima(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = Kernel::new(MODULE, "max_pool_pick").of(x.dtype);
-    gpu.launch(kernel, grid, args![x, index, y, rows, &geometry(s, false)])
+    gpu.launch(kernel, grid, args![x, index, y, rows, &geometry(s, false)?])
 }
 
 /// Mean of each window; the divisor includes padding if `include_pad`.
@@ -56,7 +58,7 @@ pub(crate) fn avg_forward(
     let rows = s.n * s.out[0];
     let grid = pixel_grid(rows, s.out[1], s.c, x.dtype);
     let kernel = Kernel::new(MODULE, "avg_pool_fwd").of(x.dtype);
-    gpu.launch(kernel, grid, args![x, y, rows, &geometry(s, include_pad)])
+    gpu.launch(kernel, grid, args![x, y, rows, &geometry(s, include_pad)?])
 }
 
 /// `dx`: for each pixel the sum of `dy / divisor` over the windows that cover it.
@@ -70,14 +72,21 @@ pub(crate) fn avg_backward(
     let rows = s.n * s.size[0];
     let grid = pixel_grid(rows, s.size[1], s.c, dy.dtype);
     let kernel = Kernel::new(MODULE, "avg_pool_bwd").of(dy.dtype);
-    gpu.launch(kernel, grid, args![dy, dx, rows, &geometry(s, include_pad)])
+    gpu.launch(kernel, grid, args![dy, dx, rows, &geometry(s, include_pad)?])
 }
 
 const MODULE: &str = "pool";
 
-/// Fields of `struct Pool` in the kernels.
-pub(crate) fn geometry(s: &PoolShape, include_pad: bool) -> KernelInts<14> {
-    let ([h, w], [oh, ow], p) = (s.size, s.out, &s.pool);
-    let [[kh, kw], [sh, sw], [ph, pw], [dh, dw]] = [p.kernel, p.stride, p.padding, p.dilation];
-    KernelInts::from([h, w, oh, ow, s.c, kh, kw, sh, sw, ph, pw, dh, dw, usize::from(include_pad)])
+/// Shape of a pooling operation, as its kernels take it.
+pub(crate) fn geometry(s: &PoolShape, include_pad: bool) -> Result<Pool> {
+    Ok(Pool {
+        size: to_i32s(s.size)?,
+        out: to_i32s(s.out)?,
+        c: to_i32(s.c)?,
+        kernel: to_i32s(s.pool.kernel)?,
+        stride: to_i32s(s.pool.stride)?,
+        padding: to_i32s(s.pool.padding)?,
+        dilation: to_i32s(s.pool.dilation)?,
+        count_include_pad: i32::from(include_pad),
+    })
 }

@@ -1,4 +1,4 @@
-//! Operations along an axis (`kernels/cu/lines.cu`): top-k, gather and scatter-add, one-hot, cumulative sum, product. A line is a 1-d
+//! Operations along an axis (`kernels/cu/reduce/lines.cu`): top-k, gather and scatter-add, one-hot, cumulative sum, product. A line is a 1-d
 //! slice along the axis.
 use crate::DType;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};

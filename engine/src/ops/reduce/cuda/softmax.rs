@@ -1,4 +1,4 @@
-//! Softmax and log-softmax of rows (`kernels/cu/softmax.cu`).
+//! Softmax and log-softmax of rows (`kernels/cu/reduce/softmax.cu`).
 use crate::cuda::channels::{is_long, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, Result, args, int};
 

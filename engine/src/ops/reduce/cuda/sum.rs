@@ -1,4 +1,4 @@
-//! Sums over an axis (`kernels/cu/reduce.cu`): in one launch, or, depending on the shape, in two with f32 sums of chunks between them.
+//! Sums over an axis (`kernels/cu/reduce/reduce.cu`): in one launch, or, depending on the shape, in two with f32 sums of chunks between them.
 use crate::DType;
 use crate::cuda::channels::{THREADS, is_long, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, copy, int};

@@ -4,16 +4,8 @@
 // loaded once for all outputs of a strip, and a weight once per strip; the `generic` kernels handle all other shapes. The data gradient
 // at stride 1 is a forward pass over dy with the kernel flipped. Weights are staged in shared memory as floats, by tap and channel.
 // Weight gradients are summed over chunks of the pixels, then over the chunks in order.
+#include "arguments.cuh"
 #include "channels.cuh"
-
-/// Shape of a depthwise convolution; pairs are (vertical, horizontal). A block has `lanes` threads along the channels, a pack each.
-struct Depthwise {
-  int n, in[2], out[2], c_in, c_out;
-  int kernel[2], stride[2], padding[2], dilation[2];
-  int lanes;
-  /// Nonzero to flip the kernel along both axes.
-  int flipped;
-};
 
 namespace {
 
@@ -100,10 +92,10 @@ __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ we
   if (at >= c) return;
   float offset[V] = {};
   if (bias) load<V>(bias + at, offset);
-  const int per_row = (s.out[1] + kStrip - 1) / kStrip, strips = s.n * s.out[0] * per_row;
+  const int per_row = (s.output[1] + kStrip - 1) / kStrip, strips = s.n * s.output[0] * per_row;
   for (int strip = blockIdx.x * map.rows + map.row; strip < strips; strip += gridDim.x * map.rows) {
-    const int row = strip / per_row, ox = (strip - row * per_row) * kStrip, image = row / s.out[0];
-    const int iy = (row - image * s.out[0]) * S - s.padding[0], ix = ox * S - s.padding[1];
+    const int row = strip / per_row, ox = (strip - row * per_row) * kStrip, image = row / s.output[0];
+    const int iy = (row - image * s.output[0]) * S - s.padding[0], ix = ox * S - s.padding[1];
     float sums[kStrip][V];
 #pragma unroll
     for (int o = 0; o < kStrip; o++) {
@@ -112,12 +104,12 @@ __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ we
     }
 #pragma unroll 1
     for (int ky = 0; ky < K; ky++) {
-      if (iy + ky < 0 || iy + ky >= s.in[0]) continue;
-      const T* line = x + ((long long)image * s.in[0] + iy + ky) * s.in[1] * c + at;
+      if (iy + ky < 0 || iy + ky >= s.input[0]) continue;
+      const T* line = x + ((long long)image * s.input[0] + iy + ky) * s.input[1] * c + at;
       float w[K][V];
 #pragma unroll
       for (int kx = 0; kx < K; kx++) load_weights<V>(shared, ky * K + kx, map.lane, map.lanes, w[kx]);
-      for_line<kPixels, kAtOnce, V>(line, ix, s.in[1], c, [&](int i, const float (&v)[V]) {
+      for_line<kPixels, kAtOnce, V>(line, ix, s.input[1], c, [&](int i, const float (&v)[V]) {
 #pragma unroll
         for (int o = 0; o < kStrip; o++) {
           if (i - o * S < 0 || i - o * S >= K) continue;
@@ -128,7 +120,7 @@ __device__ void strips_forward(const T* __restrict__ x, const T* __restrict__ we
     }
 #pragma unroll
     for (int o = 0; o < kStrip; o++) {
-      if (ox + o < s.out[1]) store<V>(y + ((long long)row * s.out[1] + ox + o) * c + at, sums[o]);
+      if (ox + o < s.output[1]) store<V>(y + ((long long)row * s.output[1] + ox + o) * c + at, sums[o]);
     }
   }
 }
@@ -141,19 +133,19 @@ __device__ void generic_forward(const T* __restrict__ x, const T* __restrict__ w
   const int at = map.at, from = at / map.multiplier;
   stage_weights<T, V>(weight, shared, at - map.lane * V, map.lanes * V, map.lanes, s);
   if (at >= s.c_out) return;
-  const int pixels = s.n * s.out[0] * s.out[1];
+  const int pixels = s.n * s.output[0] * s.output[1];
   for (int pixel = blockIdx.x * map.rows + map.row; pixel < pixels; pixel += gridDim.x * map.rows) {
-    const int row = pixel / s.out[1], ox = pixel - row * s.out[1], image = row / s.out[0], oy = row - image * s.out[0];
+    const int row = pixel / s.output[1], ox = pixel - row * s.output[1], image = row / s.output[0], oy = row - image * s.output[0];
     float sum[V] = {};
     if (bias) load<V>(bias + at, sum);
     for (int ky = 0; ky < s.kernel[0]; ky++) {
       const int iy = oy * s.stride[0] - s.padding[0] + ky * s.dilation[0];
-      if (iy < 0 || iy >= s.in[0]) continue;
+      if (iy < 0 || iy >= s.input[0]) continue;
       for (int kx = 0; kx < s.kernel[1]; kx++) {
         const int ix = ox * s.stride[1] - s.padding[1] + kx * s.dilation[1];
-        if (ix < 0 || ix >= s.in[1]) continue;
+        if (ix < 0 || ix >= s.input[1]) continue;
         float v[V], w[V];
-        load<V>(x + (((long long)image * s.in[0] + iy) * s.in[1] + ix) * s.c_in + from, v);
+        load<V>(x + (((long long)image * s.input[0] + iy) * s.input[1] + ix) * s.c_in + from, v);
         load_weights<V>(shared, ky * s.kernel[1] + kx, map.lane, map.lanes, w);
 #pragma unroll
         for (int k = 0; k < V; k++) sum[k] = fmaf(v[k], w[k], sum[k]);
@@ -171,19 +163,19 @@ __device__ void generic_data_gradient(const T* __restrict__ dy, const T* __restr
   const int at = map.at, m = map.multiplier;
   stage_weights<T, V>(weight, shared, (at - map.lane * V) * m, map.lanes * V * m, map.lanes * m, s);
   if (at >= s.c_in) return;
-  const int pixels = s.n * s.in[0] * s.in[1];
+  const int pixels = s.n * s.input[0] * s.input[1];
   for (int pixel = blockIdx.x * map.rows + map.row; pixel < pixels; pixel += gridDim.x * map.rows) {
-    const int row = pixel / s.in[1], ix = pixel - row * s.in[1], image = row / s.in[0], iy = row - image * s.in[0];
+    const int row = pixel / s.input[1], ix = pixel - row * s.input[1], image = row / s.input[0], iy = row - image * s.input[0];
     float sum[V] = {};
     for (int ky = 0; ky < s.kernel[0]; ky++) {
       const int top = iy + s.padding[0] - ky * s.dilation[0], oy = top / s.stride[0];
-      if (top < 0 || oy * s.stride[0] != top || oy >= s.out[0]) continue;
+      if (top < 0 || oy * s.stride[0] != top || oy >= s.output[0]) continue;
       for (int kx = 0; kx < s.kernel[1]; kx++) {
         const int left = ix + s.padding[1] - kx * s.dilation[1], ox = left / s.stride[1];
-        if (left < 0 || ox * s.stride[1] != left || ox >= s.out[1]) continue;
+        if (left < 0 || ox * s.stride[1] != left || ox >= s.output[1]) continue;
         for (int o = 0; o < m; o++) {
           float g[V], w[V];
-          load<V>(dy + (((long long)image * s.out[0] + oy) * s.out[1] + ox) * s.c_out + at * m + o, g);
+          load<V>(dy + (((long long)image * s.output[0] + oy) * s.output[1] + ox) * s.c_out + at * m + o, g);
           load_weights<V>(shared, ky * s.kernel[1] + kx, map.lane * m + o, map.lanes * m, w);
 #pragma unroll
           for (int k = 0; k < V; k++) sum[k] = fmaf(g[k], w[k], sum[k]);
@@ -201,23 +193,23 @@ __device__ void strips_weight_gradient(const T* __restrict__ x, const T* __restr
   constexpr int kOutputs = ROWS > 1 ? 2 : 4, kPixels = (kOutputs - 1) * S + K, kAtOnce = 2;
   const ThreadMap<T, V> map(s);
   const int c = s.c_out, at = map.at, top = blockIdx.z * ROWS;
-  const int per_row = (s.out[1] + kOutputs - 1) / kOutputs, strips = s.n * s.out[0] * per_row;
+  const int per_row = (s.output[1] + kOutputs - 1) / kOutputs, strips = s.n * s.output[0] * per_row;
   const int last = min(strips, (int)(blockIdx.x + 1) * chunk);
   float sums[ROWS * K * V] = {};
   if (at < c) {
     for (int strip = blockIdx.x * chunk + map.row; strip < last; strip += map.rows) {
-      const int row = strip / per_row, ox = (strip - row * per_row) * kOutputs, image = row / s.out[0];
-      const int iy = (row - image * s.out[0]) * S - s.padding[0] + top, ix = ox * S - s.padding[1];
+      const int row = strip / per_row, ox = (strip - row * per_row) * kOutputs, image = row / s.output[0];
+      const int iy = (row - image * s.output[0]) * S - s.padding[0] + top, ix = ox * S - s.padding[1];
       float g[kOutputs][V] = {};
 #pragma unroll
       for (int o = 0; o < kOutputs; o++) {
-        if (ox + o < s.out[1]) load<V>(dy + ((long long)row * s.out[1] + ox + o) * c + at, g[o]);
+        if (ox + o < s.output[1]) load<V>(dy + ((long long)row * s.output[1] + ox + o) * c + at, g[o]);
       }
 #pragma unroll
       for (int ky = 0; ky < ROWS; ky++) {
-        if (iy + ky < 0 || iy + ky >= s.in[0]) continue;
-        const T* line = x + ((long long)image * s.in[0] + iy + ky) * s.in[1] * c + at;
-        for_line<kPixels, kAtOnce, V>(line, ix, s.in[1], c, [&](int i, const float (&v)[V]) {
+        if (iy + ky < 0 || iy + ky >= s.input[0]) continue;
+        const T* line = x + ((long long)image * s.input[0] + iy + ky) * s.input[1] * c + at;
+        for_line<kPixels, kAtOnce, V>(line, ix, s.input[1], c, [&](int i, const float (&v)[V]) {
 #pragma unroll
           for (int o = 0; o < kOutputs; o++) {
             if (i - o * S < 0 || i - o * S >= K) continue;
@@ -246,16 +238,16 @@ template <typename T, int V>
 __device__ void generic_weight_gradient(const T* __restrict__ x, const T* __restrict__ dy, float* __restrict__ partial, int chunk, Depthwise s) {
   const ThreadMap<T, V> map(s);
   const int at = map.at, from = at / map.multiplier, tap = blockIdx.z, ky = tap / s.kernel[1], kx = tap - ky * s.kernel[1];
-  const int last = min(s.n * s.out[0] * s.out[1], (int)(blockIdx.x + 1) * chunk);
+  const int last = min(s.n * s.output[0] * s.output[1], (int)(blockIdx.x + 1) * chunk);
   float sum[V] = {};
   if (at < s.c_out) {
     for (int pixel = blockIdx.x * chunk + map.row; pixel < last; pixel += map.rows) {
-      const int row = pixel / s.out[1], ox = pixel - row * s.out[1], image = row / s.out[0], oy = row - image * s.out[0];
+      const int row = pixel / s.output[1], ox = pixel - row * s.output[1], image = row / s.output[0], oy = row - image * s.output[0];
       const int iy = oy * s.stride[0] - s.padding[0] + ky * s.dilation[0];
       const int ix = ox * s.stride[1] - s.padding[1] + kx * s.dilation[1];
-      if (iy < 0 || iy >= s.in[0] || ix < 0 || ix >= s.in[1]) continue;
+      if (iy < 0 || iy >= s.input[0] || ix < 0 || ix >= s.input[1]) continue;
       float v[V], g[V];
-      load<V>(x + (((long long)image * s.in[0] + iy) * s.in[1] + ix) * s.c_in + from, v);
+      load<V>(x + (((long long)image * s.input[0] + iy) * s.input[1] + ix) * s.c_in + from, v);
       load<V>(dy + (long long)pixel * s.c_out + at, g);
 #pragma unroll
       for (int k = 0; k < V; k++) sum[k] = fmaf(v[k], g[k], sum[k]);

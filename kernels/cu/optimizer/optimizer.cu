@@ -4,12 +4,6 @@
 // and stores the factor of all gradients.
 #include "optimizer.cuh"
 
-/// Loss scaling and gradient clipping; 0 disables a kind of clipping.
-struct GradOptions {
-  float growth_factor, backoff_factor, min_scale, clip_norm, agc_clip;
-  int growth_interval, loss_scaling;
-};
-
 namespace {
 
 /// Updates the loss scale; true when a gradient overflowed.
@@ -86,11 +80,6 @@ __device__ __forceinline__ float square_at(const Parameter& of, const UpdateArgs
 }
 
 }  // namespace
-
-/// Options of a factored second moment: the running means move by t^decay_rate towards the new ones at step t.
-struct FactoredOptions {
-  double decay_rate, eps;
-};
 
 /// Adafactor's factored second moment (Shazeer and Stern, 2018): running means of g^2 + eps over the last axis, for the lines of a
 /// block's chunk, and over the first axis, for the block's range of columns.

@@ -3,19 +3,17 @@
 //
 // A block computes a tile of kTile x kTile results, each thread kEach x kEach of them; both operands pass through shared memory kDepth
 // terms at a time. The weight gradient's sum over pixels is divided into splits (split-K), merged in order by a second kernel.
+#include "arguments.cuh"
 #include "fornax.cuh"
 
-/// Shape of a convolution; pairs are (vertical, horizontal). Weights are [c_out, kernel, c_in / groups].
-struct Conv {
-  int n, in[2], out[2], c_in, c_out, groups;
-  int kernel[2], stride[2], padding[2], dilation[2];
-
-  __device__ int group_in() const { return c_in / groups; }
-  __device__ int group_out() const { return c_out / groups; }
-  __device__ int taps() const { return kernel[0] * kernel[1]; }
-};
-
 namespace {
+
+/// Input channels of a group.
+__device__ __forceinline__ int group_in(const Conv& s) { return s.c_in / s.groups; }
+/// Output channels of a group.
+__device__ __forceinline__ int group_out(const Conv& s) { return s.c_out / s.groups; }
+/// Positions of the convolution kernel.
+__device__ __forceinline__ int taps(const Conv& s) { return s.kernel[0] * s.kernel[1]; }
 
 constexpr int kTile = 64, kDepth = 16, kEach = 4, kSide = kTile / kEach, kBlock = kSide * kSide;
 
@@ -31,8 +29,8 @@ template <typename T>
 __device__ __forceinline__ float input_at(const Conv& s, const T* x, const Pixel& out, int tap, int channel) {
   const int iy = out.y * s.stride[0] - s.padding[0] + tap / s.kernel[1] * s.dilation[0];
   const int ix = out.x * s.stride[1] - s.padding[1] + tap % s.kernel[1] * s.dilation[1];
-  if (iy < 0 || iy >= s.in[0] || ix < 0 || ix >= s.in[1]) return 0;
-  return to_float(x[(((long long)out.image * s.in[0] + iy) * s.in[1] + ix) * s.c_in + channel]);
+  if (iy < 0 || iy >= s.input[0] || ix < 0 || ix >= s.input[1]) return 0;
+  return to_float(x[(((long long)out.image * s.input[0] + iy) * s.input[1] + ix) * s.c_in + channel]);
 }
 
 /// Output gradient that kernel position `tap` propagates to an input pixel; 0 if no output pixel reads the input there.
@@ -42,8 +40,8 @@ __device__ __forceinline__ float output_at(const Conv& s, const T* dy, const Pix
   const int left = in.x + s.padding[1] - tap % s.kernel[1] * s.dilation[1];
   if (top < 0 || left < 0 || top % s.stride[0] != 0 || left % s.stride[1] != 0) return 0;
   const int oy = top / s.stride[0], ox = left / s.stride[1];
-  if (oy >= s.out[0] || ox >= s.out[1]) return 0;
-  return to_float(dy[(((long long)in.image * s.out[0] + oy) * s.out[1] + ox) * s.c_out + channel]);
+  if (oy >= s.output[0] || ox >= s.output[1]) return 0;
+  return to_float(dy[(((long long)in.image * s.output[0] + oy) * s.output[1] + ox) * s.c_out + channel]);
 }
 
 // The three GEMMs, C[m, n] = sum over k of a(m, k) * b(k, n).
@@ -54,15 +52,15 @@ template <typename T> struct Forward {
   T* y;
   Conv s;
   int group;
-  __device__ long long rows() const { return (long long)s.n * s.out[0] * s.out[1]; }
-  __device__ int columns() const { return s.group_out(); }
-  __device__ long long depth() const { return (long long)s.taps() * s.group_in(); }
+  __device__ long long rows() const { return (long long)s.n * s.output[0] * s.output[1]; }
+  __device__ int columns() const { return group_out(s); }
+  __device__ long long depth() const { return (long long)taps(s) * group_in(s); }
   __device__ float a(long long m, long long k) const {
-    return input_at(s, x, Pixel(m, s.out), (int)(k / s.group_in()), group * s.group_in() + (int)(k % s.group_in()));
+    return input_at(s, x, Pixel(m, s.output), (int)(k / group_in(s)), group * group_in(s) + (int)(k % group_in(s)));
   }
-  __device__ float b(long long k, int n) const { return to_float(weight[(group * s.group_out() + n) * depth() + k]); }
+  __device__ float b(long long k, int n) const { return to_float(weight[(group * group_out(s) + n) * depth() + k]); }
   __device__ void put(long long m, int n, float value) const {
-    const int channel = group * s.group_out() + n;
+    const int channel = group * group_out(s) + n;
     if (bias) value += to_float(bias[channel]);
     y[m * s.c_out + channel] = from_float<T>(value);
   }
@@ -74,18 +72,18 @@ template <typename T> struct DataGradient {
   T* dx;
   Conv s;
   int group;
-  __device__ long long rows() const { return (long long)s.n * s.in[0] * s.in[1]; }
-  __device__ int columns() const { return s.group_in(); }
-  __device__ long long depth() const { return (long long)s.taps() * s.group_out(); }
+  __device__ long long rows() const { return (long long)s.n * s.input[0] * s.input[1]; }
+  __device__ int columns() const { return group_in(s); }
+  __device__ long long depth() const { return (long long)taps(s) * group_out(s); }
   __device__ float a(long long m, long long k) const {
-    return output_at(s, dy, Pixel(m, s.in), (int)(k / s.group_out()), group * s.group_out() + (int)(k % s.group_out()));
+    return output_at(s, dy, Pixel(m, s.input), (int)(k / group_out(s)), group * group_out(s) + (int)(k % group_out(s)));
   }
   __device__ float b(long long k, int n) const {
-    const long long tap = k / s.group_out(), channel = group * s.group_out() + k % s.group_out();
-    return to_float(weight[(channel * s.taps() + tap) * s.group_in() + n]);
+    const long long tap = k / group_out(s), channel = group * group_out(s) + k % group_out(s);
+    return to_float(weight[(channel * taps(s) + tap) * group_in(s) + n]);
   }
   __device__ void put(long long m, int n, float value) const {
-    dx[m * s.c_in + group * s.group_in() + n] = from_float<T>(value);
+    dx[m * s.c_in + group * group_in(s) + n] = from_float<T>(value);
   }
 };
 
@@ -96,17 +94,17 @@ template <typename T> struct WeightGradient {
   Conv s;
   int group;
   long long first, last;
-  __device__ long long rows() const { return s.group_out(); }
-  __device__ int columns() const { return s.taps() * s.group_in(); }
+  __device__ long long rows() const { return group_out(s); }
+  __device__ int columns() const { return taps(s) * group_in(s); }
   __device__ long long depth() const { return last - first; }
   __device__ float a(long long m, long long k) const {
-    return to_float(dy[(first + k) * s.c_out + group * s.group_out() + m]);
+    return to_float(dy[(first + k) * s.c_out + group * group_out(s) + m]);
   }
   __device__ float b(long long k, int n) const {
-    return input_at(s, x, Pixel(first + k, s.out), n / s.group_in(), group * s.group_in() + n % s.group_in());
+    return input_at(s, x, Pixel(first + k, s.output), n / group_in(s), group * group_in(s) + n % group_in(s));
   }
   __device__ void put(long long m, int n, float value) const {
-    partial[(group * s.group_out() + m) * columns() + n] = value;
+    partial[(group * group_out(s) + m) * columns() + n] = value;
   }
 };
 
@@ -154,8 +152,8 @@ template <typename Gemm> __device__ void gemm(const Gemm& p) {
 
 /// Weight gradient over split `blockIdx.z / groups` of the pixels, for group `blockIdx.z % groups`.
 template <typename T> __device__ void weight_gradient(const T* x, const T* dy, float* partial, long long split_pixels, const Conv& s) {
-  const long long split = blockIdx.z / s.groups, pixels = (long long)s.n * s.out[0] * s.out[1];
-  float* out = partial + split * s.c_out * s.taps() * s.group_in();
+  const long long split = blockIdx.z / s.groups, pixels = (long long)s.n * s.output[0] * s.output[1];
+  float* out = partial + split * s.c_out * taps(s) * group_in(s);
   gemm(WeightGradient<T>{x, dy, out, s, (int)(blockIdx.z % s.groups), split * split_pixels, min(pixels, (split + 1) * split_pixels)});
 }
 

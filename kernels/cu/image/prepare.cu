@@ -3,25 +3,13 @@
 //
 // `changes` has one row per result: index of the partner; lam as the bits of a float; the CutMix box (top, bottom, left, right, where bottom
 // and right are exclusive); the sample index of the random numbers; then the boxes to erase, four numbers each.
+#include "arguments.cuh"
 #include "elementwise.cuh"
 #include "philox.cuh"
 
-/// Options that apply to all images of a batch.
-struct Preparation {
-  float mean[4], std[4], max_value;
-  /// Nonzero to round mixed values to integers; erase mode (kConst, kRand or kPixel).
-  int rounded, erase_mode;
-  int boxes;
-  unsigned key[2], epoch;
-};
-
-/// Erase modes: 0, one normal sample per channel of a box, or one per element, as timm's `const`, `rand` and `pixel`.
-enum { kConst, kRand, kPixel };
 /// Columns of `changes`.
 enum { kPartner, kLam, kTop, kBottom, kLeft, kRight, kSample, kErase };
-
-/// Maximum number of erased boxes per image.
-constexpr int kMaxBoxes = 16;
+static_assert(kErase == kChangeHeader, "the boxes to erase follow the other columns");
 
 namespace {
 
@@ -41,10 +29,10 @@ __device__ __forceinline__ float normal(const Preparation& p, long long sample, 
   return (float)(sqrt(-2.0 * log(u)) * cospi(2.0 * v));
 }
 
-__device__ __forceinline__ float by_channel(const float (&values)[4], int c) {
+__device__ __forceinline__ float by_channel(const float (&values)[kInlineChannels], int c) {
   float value = values[0];
 #pragma unroll
-  for (int k = 1; k < 4; k++) value = c == k ? values[k] : value;
+  for (int k = 1; k < kInlineChannels; k++) value = c == k ? values[k] : value;
   return value;
 }
 

@@ -34,7 +34,7 @@ template <typename T, int V, typename F> __device__ void strided_map(const T* a,
   const GridStride loop;
   for (long long i = loop.first * V; i < pair.n; i += loop.step * V) {
     long long in_a, in_b;
-    pair.locate(i, in_a, in_b);
+    locate(pair, i, in_a, in_b);
     float v[V], w[V];
     load_or_repeat<V>(a + in_a, pair.a_stride != 0, v);
     load_or_repeat<V>(b + in_b, pair.b_stride != 0, w);

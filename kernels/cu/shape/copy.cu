@@ -28,7 +28,7 @@ template <typename T> __device__ void strided_copy(const T* __restrict__ x, T* _
   long long in_x, in_y;
   if (pair.packed && aligned(y) && (repeats || aligned(x))) {
     for (long long i = loop.first * N; i < pair.n; i += loop.step * N) {
-      pair.locate(i, in_x, in_y);
+      locate(pair, i, in_x, in_y);
       Pack<T> pack;
       if (repeats) {
 #pragma unroll
@@ -41,7 +41,7 @@ template <typename T> __device__ void strided_copy(const T* __restrict__ x, T* _
     return;
   }
   for (long long i = loop.first; i < pair.n; i += loop.step) {
-    pair.locate(i, in_x, in_y);
+    locate(pair, i, in_x, in_y);
     y[in_y] = x[in_x];
   }
 }

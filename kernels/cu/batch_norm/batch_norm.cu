@@ -15,21 +15,6 @@
 
 namespace {
 
-/// Result of the statistics pass, and what it takes besides x. Weight, bias and running statistics have dtype `dtype`, and may be null.
-struct StatisticsMerge {
-  unsigned* tickets;
-  /// Partial statistics: by chunk, [chunks, 2, c], and merged by group of chunks, [groups, 2, c].
-  float* partial;
-  double* merged;
-  const void *weight, *bias;
-  void *running_mean, *running_var;
-  float* saved;
-  /// Number of batches, if the running statistics are averages over all batches; else null, and `momentum` counts.
-  const long long* batches;
-  float momentum, eps;
-  int dtype;
-};
-
 /// Mean over rows, and sum of squared deviations from it (M2).
 struct Moments {
   double mean, m2;
@@ -64,7 +49,7 @@ template <bool kMomentsOnly>
 __device__ void save_moments(const MergeThread& at, const StatisticsMerge& m, const Moments& of, long long rows, int c) {
   if (at.slice != 0 || at.channel >= c) return;
   if (kMomentsOnly) return store_moments(m.saved, c, at.channel, of.mean, of.m2, rows);
-  switch (m.dtype) {
+  switch (m.format) {
     case kF32: return save_moments<float>(m, of, rows, c, at.channel);
     case kF16: return save_moments<half16>(m, of, rows, c, at.channel);
     case kBf16: return save_moments<bfloat16>(m, of, rows, c, at.channel);

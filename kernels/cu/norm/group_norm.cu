@@ -5,17 +5,15 @@
 // bias), and one pass computes dx.
 //
 // `stats` is [images, groups, 2] floats: mean and inv = 1 / std. Weight and bias have x's type, or are floats if `f32_params`.
+#include "arguments.cuh"
 #include "rows.cuh"
 
-/// Shape and division into chunks; a chunk is a run of consecutive pixels of one image.
-struct GroupNorm {
-  int images, pixels, c, groups, chunks, chunk_pixels;
-
-  /// Pixels of a chunk; the last chunk of an image may be shorter.
-  __device__ int pixels_of(int chunk) const { return min(chunk_pixels, pixels - chunk * chunk_pixels); }
-};
-
 namespace {
+
+/// Pixels of a chunk; the last chunk of an image may have fewer.
+__device__ __forceinline__ int pixels_of(const GroupNorm& s, int chunk) {
+  return min(s.chunk_pixels, s.pixels - chunk * s.chunk_pixels);
+}
 
 template <typename T> __device__ __forceinline__ float parameter(const void* p, int f32_params, int j) {
   return f32_params ? static_cast<const float*>(p)[j] : to_float(static_cast<const T*>(p)[j]);
@@ -30,7 +28,7 @@ struct Chunk {
     const int number = blockIdx.x % s.chunks;
     image = blockIdx.x / s.chunks;
     first = (long long)image * s.pixels + number * s.chunk_pixels;
-    pixels = s.pixels_of(number);
+    pixels = pixels_of(s, number);
   }
 };
 
@@ -51,13 +49,13 @@ __device__ void finalize(const float* __restrict__ partial, float eps, float* __
   double sum = 0, m2 = 0;
   for (int i = threadIdx.x; i < s.chunks * width; i += kThreads) {
     const int chunk = i / width;
-    sum += (double)s.pixels_of(chunk) * of_image[chunk * 2ll * s.c + i % width];
+    sum += (double)pixels_of(s, chunk) * of_image[chunk * 2ll * s.c + i % width];
   }
   const double mean = block_sum(sum) / count;
   for (int i = threadIdx.x; i < s.chunks * width; i += kThreads) {
     const int chunk = i / width;
     const float* at = of_image + chunk * 2ll * s.c + i % width;
-    m2 += at[s.c] + s.pixels_of(chunk) * (at[0] - mean) * (at[0] - mean);
+    m2 += at[s.c] + pixels_of(s, chunk) * (at[0] - mean) * (at[0] - mean);
   }
   m2 = block_sum(m2);
   if (threadIdx.x == 0) {

@@ -1,11 +1,7 @@
 // Resampling of channels-last images along both axes: interpolation and its transpose, the backward pass. Each axis is described by a
 // table with one row of `stride` floats per output: first input and number of inputs, both as integer bits, then the weights.
+#include "arguments.cuh"
 #include "channels.cuh"
-
-/// Channels, image sizes and table strides; pairs are (vertical, horizontal).
-struct Resampling {
-  int c, inputs[2], outputs[2], stride[2];
-};
 
 namespace {
 

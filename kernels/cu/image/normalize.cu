@@ -1,25 +1,25 @@
 // Normalization of u8 images, channels last: y = (x / max_value - mean) / std by channel.
+#include "arguments.cuh"
 #include "elementwise.cuh"
 
 namespace {
 
-/// Mean and standard deviation of up to four channels, passed by value: a captured launch keeps them.
-struct InlineMeanStd {
-  static constexpr int kMaxChannels = 4;
-  float mean[kMaxChannels], std[kMaxChannels];
+/// Normalization by mean and standard deviation from the kernel's arguments, which are not indexed at run time.
+struct InlineChannels {
+  const InlineMeanStd& of;
 
   __device__ __forceinline__ float operator()(float value, int channel) const {
-    float m = mean[0], s = std[0];
+    float m = of.mean[0], s = of.std[0];
 #pragma unroll
-    for (int k = 1; k < kMaxChannels; k++) {
-      m = channel == k ? mean[k] : m;
-      s = channel == k ? std[k] : s;
+    for (int k = 1; k < kInlineChannels; k++) {
+      m = channel == k ? of.mean[k] : m;
+      s = channel == k ? of.std[k] : s;
     }
     return (value - m) / s;
   }
 };
 
-/// Mean and standard deviation of any number of channels, in device memory.
+/// Normalization by mean and standard deviation of any number of channels, in device memory.
 struct DeviceMeanStd {
   const float* __restrict__ mean;
   const float* __restrict__ std;
@@ -56,7 +56,7 @@ __device__ void normalize(const unsigned char* __restrict__ x, T* __restrict__ y
 #define NORMALIZE(T, name)                                                                                                    \
   KERNEL normalize_##name(const unsigned char* x, T* y, long long n, int c, float max_value,                                  \
                           const __grid_constant__ InlineMeanStd channels) {                                                   \
-    normalize<T>(x, y, n, c, max_value, channels);                                                                            \
+    normalize<T>(x, y, n, c, max_value, InlineChannels{channels});                                                            \
   }                                                                                                                           \
   KERNEL normalize_device_stats_##name(const unsigned char* x, T* y, long long n, int c, float max_value, const float* mean,  \
                                const float* std) {                                                                            \

@@ -1,22 +1,6 @@
 // Packing: copies of many tensors in one, in one launch, each cast and scaled. Gradients reach their bucket this way.
+#include "arguments.cuh"
 #include "channels.cuh"
-
-constexpr int kParts = 500, kChunk = 4096;
-
-/// A source, and the elements of the result that it becomes. A block copies a chunk; `chunk` is the first one of this part.
-struct PackedPart {
-  unsigned long long from;
-  long long offset, n;
-  int chunk, format;
-};
-
-struct PackTable {
-  long long count;
-  PackedPart parts[kParts];
-};
-
-/// Dtypes of sources.
-enum { kF32, kF16, kBf16 };
 
 namespace {
 
@@ -62,13 +46,13 @@ template <typename To> __device__ void pack(const PackTable& table, To* to, floa
     else high = middle - 1;
   }
   const PackedPart& part = table.parts[low];
-  const long long first = (long long)(blockIdx.x - part.chunk) * kChunk;
-  const int n = (int)min((long long)kChunk, part.n - first);
+  const long long first = (long long)(blockIdx.x - part.chunk) * kPackChunk;
+  const int n = (int)min((long long)kPackChunk, part.n - first);
   to += part.offset + first;
   switch (part.format) {
-    case kF32: return copy(reinterpret_cast<const float*>(part.from) + first, to, n, scale);
-    case kF16: return copy(reinterpret_cast<const half16*>(part.from) + first, to, n, scale);
-    case kBf16: return copy(reinterpret_cast<const bfloat16*>(part.from) + first, to, n, scale);
+    case kF32: return copy(static_cast<const float*>(part.from) + first, to, n, scale);
+    case kF16: return copy(static_cast<const half16*>(part.from) + first, to, n, scale);
+    case kBf16: return copy(static_cast<const bfloat16*>(part.from) + first, to, n, scale);
   }
 }
 

@@ -1,12 +1,7 @@
 // Bilinear samples of channels-last images at the points of a grid, and the transpose, the gradient of the images. Derivatives by the
 // coordinates are samples with other weights.
+#include "arguments.cuh"
 #include "channels.cuh"
-
-/// Image size, size of the grid, channels; nonzero to clamp to the border, and to align the centres of the corner pixels; nonzero for the
-/// derivative by x and by y.
-struct Sampling {
-  int size[2], out[2], c, border, align_corners, across, down;
-};
 
 namespace {
 
@@ -15,7 +10,7 @@ struct Pair {
   int index[2];
   float weight[2];
 
-  __device__ Pair(float g, int n, const Sampling& s, int derivative) {
+  __device__ Pair(float g, int n, const GridSampling& s, int derivative) {
     float u = s.align_corners ? (g + 1) / 2 * (n - 1) : ((g + 1) * n - 1) / 2;
     float step = s.align_corners ? (n - 1) / 2.0f : n / 2.0f;
     if (s.border && !(u > 0 && u < n - 1)) {
@@ -38,11 +33,11 @@ struct Pair {
 template <typename G> struct Pixels {
   Pair x, y;
 
-  __device__ Pixels(const G* __restrict__ grid, long long p, const Sampling& s)
-      : x(to_float(grid[2 * p]), s.size[1], s, s.across), y(to_float(grid[2 * p + 1]), s.size[0], s, s.down) {}
+  __device__ Pixels(const G* __restrict__ grid, long long p, const GridSampling& s)
+      : x(to_float(grid[2 * p]), s.size[1], s, s.order[0]), y(to_float(grid[2 * p + 1]), s.size[0], s, s.order[1]) {}
 
   /// Offset of pixel (k, l) in its image and its weight, or false outside.
-  __device__ bool at(int k, int l, const Sampling& s, long long& offset, float& weight) const {
+  __device__ bool at(int k, int l, const GridSampling& s, long long& offset, float& weight) const {
     offset = ((long long)y.index[k] * s.size[1] + x.index[l]) * s.c;
     weight = y.weight[k] * x.weight[l];
     return y.index[k] >= 0 && x.index[l] >= 0;
@@ -50,7 +45,7 @@ template <typename G> struct Pixels {
 };
 
 template <typename T, typename G>
-__device__ void sample(const T* __restrict__ x, const G* __restrict__ grid, T* __restrict__ y, long long n, const Sampling& s) {
+__device__ void sample(const T* __restrict__ x, const G* __restrict__ grid, T* __restrict__ y, long long n, const GridSampling& s) {
   const long long points = (long long)s.out[0] * s.out[1], image = (long long)s.size[0] * s.size[1] * s.c;
   for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) {
     const long long p = i / s.c;
@@ -70,7 +65,7 @@ __device__ void sample(const T* __restrict__ x, const G* __restrict__ grid, T* _
 
 /// A thread adds up the samples of one channel of one image, in order.
 template <typename T, typename G>
-__device__ void scatter(const T* __restrict__ dy, const G* __restrict__ grid, float* __restrict__ dx, long long n, const Sampling& s) {
+__device__ void scatter(const T* __restrict__ dy, const G* __restrict__ grid, float* __restrict__ dx, long long n, const GridSampling& s) {
   const long long points = (long long)s.out[0] * s.out[1], pixels_of_image = (long long)s.size[0] * s.size[1];
   for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) {
     const long long image = i / s.c, channel = i % s.c;
@@ -93,10 +88,10 @@ __device__ void scatter(const T* __restrict__ dy, const G* __restrict__ grid, fl
 }  // namespace
 
 #define GRID_SAMPLE(T, name, G, grid_name)                                                                                   \
-  KERNEL grid_sample_##name##_##grid_name(const T* x, const G* grid, T* y, long long n, Sampling s) {                       \
+  KERNEL grid_sample_##name##_##grid_name(const T* x, const G* grid, T* y, long long n, GridSampling s) {                       \
     sample<T, G>(x, grid, y, n, s);                                                                                         \
   }                                                                                                                         \
-  KERNEL grid_scatter_##name##_##grid_name(const T* dy, const G* grid, float* dx, long long n, Sampling s) {                \
+  KERNEL grid_scatter_##name##_##grid_name(const T* dy, const G* grid, float* dx, long long n, GridSampling s) {                \
     scatter<T, G>(dy, grid, dx, n, s);                                                                                      \
   }
 

@@ -3,12 +3,8 @@
 //
 // Forward: a block reduces one window, its threads spread over the window's pixels and channels (`Tile`); blockIdx.y strides over
 // windows. Backward: a thread handles V channels of one input pixel and gathers from the windows that cover it.
+#include "arguments.cuh"
 #include "channels.cuh"
-
-/// Input size, output size and channels; pairs are (vertical, horizontal).
-struct AdaptivePool {
-  int size[2], out[2], c;
-};
 
 namespace {
 

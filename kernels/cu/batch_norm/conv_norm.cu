@@ -4,6 +4,7 @@
 // is at most about e * (1 + 3 mean^2 / var). Where mean^2 > 32 var, so that it could exceed 100 e, mean and var are computed from y
 // instead: in f64, from differences from the approximate mean. They are then exact but for the rounding of `saved` to f32. A constant
 // channel other than 0 is such a case.
+#include "arguments.cuh"
 #include "batch_norm.cuh"
 #include "channels.cuh"
 
@@ -12,26 +13,10 @@ namespace {
 /// Largest mean^2 / var for which the sums give the variance.
 constexpr double kMaxRatio = 32;
 
-/// Output y [rows, c] of a fused convolution with its sums [2, c], and the batch norm of y. `saved` is the result.
-template <typename T, typename P> struct Norm {
-  const T* y;
-  const float* sums;
-  const P *weight, *bias;
-  P *running_mean, *running_var;
-  const long long* batches;
-  float* saved;
-  float momentum, eps;
-};
-
-/// The batch norms of a launch, one per blockIdx.z.
-template <typename T, typename P> struct Norms {
-  Norm<T, P> of[2];
-};
-
 /// `partial` is [gridDim.y, 2, c], and a tile of channels, blockIdx.x, has a ticket. A tile without a cancelled channel is done by its
 /// first block; in others each block reads a chunk of the rows, and the last one to finish merges the sums of all, in order.
 template <typename T, typename P>
-__device__ void finalize(const Norm<T, P>& norm, double* partial, unsigned* tickets, long long rows, int c, long long chunk_rows,
+__device__ void finalize(const ConvNorm& norm, double* partial, unsigned* tickets, long long rows, int c, long long chunk_rows,
                          int writes_moments) {
   const int j = blockIdx.x * kMergeLanes + threadIdx.x % kMergeLanes;
   const int part = threadIdx.x / kMergeLanes, parts = kThreads / kMergeLanes;
@@ -43,7 +28,7 @@ __device__ void finalize(const Norm<T, P>& norm, double* partial, unsigned* tick
   // NaN counts as not cancelled, and propagates.
   const bool cancelled = mean * mean > kMaxRatio * var;
   if (__syncthreads_or(cancelled)) {
-    const T* const y = norm.y;
+    const T* const y = static_cast<const T*>(norm.y);
     double sum = 0, squares = 0;
     if (cancelled) {
       const long long first = blockIdx.y * chunk_rows;
@@ -83,23 +68,23 @@ __device__ void finalize(const Norm<T, P>& norm, double* partial, unsigned* tick
   }
   if (part != 0 || j >= c) return;
   if (writes_moments) return store_moments(norm.saved, c, j, mean, var * rows, rows);
-  save_channel(norm.saved, c, j, mean, var, norm.eps, norm.weight, norm.bias);
+  save_channel(norm.saved, c, j, mean, var, norm.eps, static_cast<const P*>(norm.weight), static_cast<const P*>(norm.bias));
   if (norm.running_mean) {
     const float momentum = average_factor(norm.batches, norm.momentum);
-    update_running(norm.running_mean + j, momentum, mean);
-    update_running(norm.running_var + j, momentum, var * rows / (rows - 1));
+    update_running(static_cast<P*>(norm.running_mean) + j, momentum, mean);
+    update_running(static_cast<P*>(norm.running_var) + j, momentum, var * rows / (rows - 1));
   }
 }
 
 }  // namespace
 
 // Five blocks per multiprocessor: most blocks of a launch end at once.
-#define BY_TYPES(T, P, t, p)                                                                                                       \
-  extern "C" __global__ void __launch_bounds__(kThreads, 5)                                                                        \
-      conv_norm_finalize_##t##_##p(const __grid_constant__ Norms<T, P> norms, double* partial, unsigned* tickets, long long rows,  \
-                                   int c, long long chunk_rows, int writes_moments) {                                              \
-    finalize<T, P>(norms.of[blockIdx.z], partial + blockIdx.z * (gridDim.y * 2ll * c), tickets + blockIdx.z * gridDim.x, rows, c,  \
-                   chunk_rows, writes_moments);                                                                                    \
+#define BY_TYPES(T, P, t, p)                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(kThreads, 5)                                                                         \
+      conv_norm_finalize_##t##_##p(const __grid_constant__ ConvNorms all, double* partial, unsigned* tickets, long long rows,       \
+                                   int c, long long chunk_rows, int writes_moments) {                                               \
+    finalize<T, P>(all.norms[blockIdx.z], partial + blockIdx.z * (gridDim.y * 2ll * c), tickets + blockIdx.z * gridDim.x, rows, c,  \
+                   chunk_rows, writes_moments);                                                                                     \
   }
 
 BY_TYPES(half16, float, f16, f32)
