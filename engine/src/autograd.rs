@@ -5,14 +5,18 @@
 //! leaves, and drops each backward function and its saved tensors as soon as it has run. [`gradients()`] returns the gradients of chosen
 //! tensors instead, and can track their computation, so that they can be differentiated again.
 mod gradients;
+mod hooks;
 mod leaf_backward;
 mod saved_versions;
 mod with_backward;
+mod with_gradient;
 
 pub use gradients::gradients;
 pub(crate) use gradients::recomputed_gradients;
+pub use hooks::{GradientHook, Hook};
 
 use crate::{DType, Error, Result, Shape, Tensor};
+use hooks::GradientHooks;
 use saved_versions::SavedVersions;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -23,16 +27,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// the inputs that need a gradient; the others get `None`.
 pub type BackwardFn = dyn Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
-/// Function that is called with a leaf's gradient once a backward pass has accumulated all of it.
-pub type Hook = Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>;
-
 /// Runs `f` with gradient tracking disabled on this thread, as PyTorch's `no_grad`.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     with_grad_enabled(false, f)
 }
 
 /// Runs `f` with gradient tracking enabled or disabled on this thread.
-fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
+pub(crate) fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -90,6 +91,9 @@ pub(crate) enum AutogradMeta {
 pub(crate) struct Leaf {
     pub(crate) dtype: DType,
     pub(crate) grad: Mutex<Option<Tensor>>,
+    /// Hooks on the gradient of one backward pass, before it is accumulated.
+    pub(crate) gradient_hooks: GradientHooks,
+    /// Hooks on the accumulated gradient.
     pub(crate) hooks: Mutex<Vec<Hook>>,
     /// See [`Tensor::allow_low_precision_grad`].
     pub(crate) allows_low_precision_grad: AtomicBool,
@@ -102,6 +106,7 @@ impl Leaf {
         Leaf {
             dtype,
             grad: Mutex::default(),
+            gradient_hooks: GradientHooks::default(),
             hooks: Mutex::default(),
             allows_low_precision_grad: AtomicBool::new(false),
             autocast_cache: Mutex::default(),
@@ -123,6 +128,7 @@ pub(crate) struct Node {
     inputs: Vec<AutogradMeta>,
     saved: Mutex<SavedVersions>,
     backward: Mutex<Option<Arc<Backward>>>,
+    hooks: GradientHooks,
 }
 
 /// The backward function of an operation, and whether it supports `create_graph`.
@@ -208,6 +214,7 @@ fn track(
         inputs: inputs.iter().map(|t| t.autograd_meta().clone()).collect(),
         saved: Mutex::new(SavedVersions::of(saved)),
         backward: Mutex::new(Some(Arc::new(make()))),
+        hooks: GradientHooks::default(),
     }))
 }
 
@@ -217,9 +224,13 @@ impl Node {
         matches!(self.backward().as_deref(), Some(Backward::Accumulating(_)))
     }
 
-    /// True if the backward function takes a gradient whose last term is not computed yet.
+    /// True if the backward function takes a gradient whose last term is not computed yet. A hook needs the whole gradient.
     fn joins(&self) -> bool {
-        matches!(self.backward().as_deref(), Some(Backward::Fused(FusedBackward { joining: Some(_), .. })))
+        self.hooks.is_empty()
+            && matches!(
+                self.backward().as_deref(),
+                Some(Backward::Fused(FusedBackward { joining: Some(_), .. }))
+            )
     }
 
     /// [`Node::differentiate`] of a node that [joins](Node::joins), for the gradient `term + sum`.

@@ -31,7 +31,7 @@ mod storage;
 mod tensor;
 
 pub use activation::Activation;
-pub use autograd::{BackwardFn, Hook, checkpoint, gradients, no_grad};
+pub use autograd::{BackwardFn, GradientHook, Hook, checkpoint, gradients, no_grad};
 pub use collective::{Collective, PendingCollective, Reduction};
 pub use conv_shape::{ConvAlgorithm, ConvShape};
 pub use device::Device;

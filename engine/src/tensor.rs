@@ -1,5 +1,5 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
-use crate::autograd::{AutogradMeta, Hook, Leaf};
+use crate::autograd::{AutogradMeta, Leaf};
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};
@@ -355,20 +355,6 @@ impl Tensor {
             *leaf.grad.lock().unwrap_or_else(|e| e.into_inner()) = grad;
         }
     }
-
-    /// Registers a hook that is called with this variable's gradient once a backward pass has accumulated all of it.
-    /// Errors on a tensor that is not a variable.
-    pub fn register_hook(&self, hook: Hook) -> Result<()> {
-        match &self.0.autograd_meta {
-            AutogradMeta::Leaf(leaf) => {
-                leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).push(hook);
-                Ok(())
-            }
-            _ => Err(Error::Autograd {
-                why: "a hook can only be registered on a variable; this tensor is not one".into(),
-            }),
-        }
-    }
 }
 
 /// Used by operations.
@@ -387,6 +373,11 @@ impl Tensor {
             self.dtype(),
             AutogradMeta::None,
         )
+    }
+
+    /// True for clones of one handle, which are one tensor of the graph.
+    pub(crate) fn is_same_handle(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// True when nothing else refers to these elements, so that an operation that owns this tensor may overwrite them.
