@@ -8,6 +8,8 @@ pub mod cache;
 mod compile;
 #[cfg(unix)]
 pub mod emulator;
+#[cfg(unix)]
+pub mod host;
 mod kernel_names;
 pub mod library;
 mod parallel;

@@ -37,6 +37,11 @@ impl<'a> From<&'a KernelModule> for KernelSource<'a> {
 }
 
 impl KernelSource<'_> {
+    /// File name for the compiler; a `#line` directive in the text replaces it.
+    pub(crate) fn file(&self) -> String {
+        format!("kernels/cu/{}.cu", self.name)
+    }
+
     /// Names and texts of the headers that it includes, directly or indirectly.
     pub(crate) fn headers(&self) -> Vec<(&'static str, &'static str)> {
         let mut found: Vec<(&'static str, &'static str)> = vec![];
