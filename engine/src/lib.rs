@@ -21,6 +21,12 @@ pub mod dtype;
 mod error;
 pub mod fuse;
 mod mapped;
+/// Operations from outside of the crate.
+pub mod op {
+    mod kernel;
+
+    pub use kernel::{Geometry, Kernel, KernelBytes, LaunchExtents};
+}
 mod ops;
 pub mod pool_shape;
 pub mod random;

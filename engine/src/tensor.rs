@@ -262,6 +262,23 @@ impl Tensor {
         self.0.storage.bump_version();
     }
 
+    /// Borrows the bytes of a CPU tensor's whole memory for reading, which views share.
+    pub(crate) fn read_storage_bytes(&self) -> Result<ReadGuard<'_, u8>> {
+        ReadGuard::new(&self.0.storage, 0, self.0.storage.len(DType::U8))?.map_err(|e| self.error("read", e))
+    }
+
+    /// Distance in bytes of the first element from the beginning of the memory that views share.
+    pub(crate) fn byte_offset(&self) -> usize {
+        self.0.offset * self.dtype().size()
+    }
+
+    /// Borrows the bytes of a CPU tensor for writing.
+    pub(crate) fn write_bytes(&self) -> Result<WriteGuard<'_, u8>> {
+        let bytes = self.numel() * self.dtype().size();
+        let guard = WriteGuard::new(&self.0.storage, self.byte_offset(), bytes)?;
+        Ok(guard.expect("the elements are on the CPU"))
+    }
+
     /// The memory of the elements.
     pub(crate) fn storage(&self) -> &Arc<Storage> {
         &self.0.storage

@@ -415,8 +415,8 @@ fn configure(runtime: &Library, built: &build::BuiltLibraries, devices: usize) -
     Ok(())
 }
 
-/// Builds and opens the runtime library alone, which runs kernels on host memory: the stand-ins of CUDA's libraries are not loaded, so a real
-/// driver stays usable.
+/// Builds and opens the runtime library alone, which runs kernels on host memory: the stand-ins of CUDA's libraries are not loaded, so a
+/// real driver stays usable.
 pub(crate) fn runtime_library() -> Result<Library, EmulatorError> {
     let loaded_devices = lock_loading();
     let built = build::build()?;

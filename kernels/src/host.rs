@@ -1,5 +1,5 @@
-//! CUDA kernels on the CPU: g++ (on macOS clang) compiles the text of a kernel, and the emulated device's runtime runs its threads as fibers on
-//! host memory. No driver is involved, so this works next to a real GPU.
+//! CUDA kernels on the CPU: g++ (on macOS clang) compiles the text of a kernel, and the emulated device's runtime runs its threads as
+//! fibers on host memory. No driver is involved, so this works next to a real GPU.
 use crate::KernelSource;
 use crate::emulator::{EmulatorError, runtime_library};
 use libloading::os::unix::{Library, Symbol};
@@ -35,7 +35,7 @@ pub enum HostKernelError {
         /// Output of the compiler.
         log: String,
     },
-    /// The kernel failed, or its arguments are not those of its parameters.
+    /// The kernel failed, or its arguments differ from its parameters in number or size.
     #[error("kernel {name} failed on the CPU: {why}")]
     Run {
         /// Name of the kernel.
@@ -95,7 +95,7 @@ impl HostKernel {
         let sizes: Vec<c_uint> = arguments.iter().map(|bytes| bytes.len() as c_uint).collect();
         let mut pointers: Vec<*mut c_void> =
             arguments.iter().map(|bytes| bytes.as_ptr().cast_mut().cast()).collect();
-        // SAFETY: the handle is of a loaded kernel; the runtime compares the sizes with those of the parameters; the caller vouches for the
+        // SAFETY: the handle is of a loaded kernel; the runtime compares the sizes with the parameters; the caller vouches for the
         // pointers among the arguments.
         let done = unsafe {
             (runtime.run)(
@@ -152,7 +152,7 @@ impl HostRuntime {
     fn open() -> Result<HostRuntime, EmulatorError> {
         let library = runtime_library()?;
         let failed = |source| EmulatorError::Load { library: "fornax_emulator".into(), source };
-        // SAFETY: the types are those of the functions in `emulator/runtime/`.
+        // SAFETY: each type is the type of the function in `emulator/runtime/`.
         unsafe {
             Ok(HostRuntime {
                 load: library.get(b"fornax_emulator_load_host_kernel").map_err(failed)?,
@@ -166,7 +166,7 @@ impl HostRuntime {
 
     fn take_error(&self) -> String {
         let message = crate::emulator::read_text(&self.last_error).unwrap_or_default();
-        // SAFETY: the type is that of the function in `emulator/runtime/errors.cpp`.
+        // SAFETY: the type is the type of the function in `emulator/runtime/errors.cpp`.
         unsafe { (self.clear_error)() };
         message
     }

@@ -80,6 +80,14 @@ pub fn compile<'a>(
     Ok(image)
 }
 
+/// Start of the names of declared kernels' sources, in the cache and in errors.
+const DECLARED: &str = "custom_";
+
+/// Name of the source of a kernel that a program declares.
+pub fn declared_name(kernel: &str) -> String {
+    format!("{DECLARED}{kernel}")
+}
+
 /// Key of an image that a thread loads or compiles, until it is dropped.
 struct InProgress<'a>(&'a str);
 

@@ -43,8 +43,8 @@ impl Tensor {
         Ok(())
     }
 
-    /// Registers a hook that is called with this variable's accumulated gradient once a backward pass has added all of its own, as PyTorch's
-    /// `register_post_accumulate_grad_hook`. [`gradients`](crate::gradients()) accumulates nothing and does not call it.
+    /// Registers a hook that is called with this variable's accumulated gradient once a backward pass has added all of its own, as
+    /// PyTorch's `register_post_accumulate_grad_hook`. [`gradients`](crate::gradients()) accumulates nothing and does not call it.
     ///
     /// Errors: the tensor is not a variable.
     pub fn register_post_accumulate_grad_hook(&self, hook: Hook) -> Result<()> {

@@ -30,7 +30,7 @@ impl Tensor {
     /// `saved` has inputs only. A saved tensor that `forward` has computed depends on the inputs in a way that the graph does not contain:
     /// a second derivative is then an error.
     ///
-    /// Errors: those of `forward`. In the backward pass: errors of `backward`, a number of gradients that is not the number of inputs, or a
+    /// Errors: errors of `forward`. In the backward pass: errors of `backward`, a number of gradients that is not the number of inputs, or a
     /// gradient in another shape or dtype than its input.
     pub fn with_gradient<F, B>(inputs: &[&Tensor], forward: F, backward: B) -> Result<Tensor>
     where

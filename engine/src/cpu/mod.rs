@@ -26,6 +26,7 @@ pub mod gemm;
 pub mod gradients;
 pub mod group_norm;
 pub mod image;
+pub(crate) mod kernel;
 pub mod lines;
 pub mod memory;
 pub mod optimizer;

@@ -79,7 +79,7 @@ pub use self_test::{SelfTest, self_tests};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, args};
+pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, OCCUPANCY_THREADS, args};
 pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.

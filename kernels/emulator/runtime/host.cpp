@@ -38,7 +38,7 @@ FORNAX_API void* fornax_emulator_load_host_kernel(const char* file, const char* 
   return nullptr;
 }
 
-// Runs a kernel to its end. Returns 0 and sets the message of the last error if the sizes of the arguments are not those of the parameters,
+// Runs a kernel to its end. Returns 0 and sets the message of the last error if the arguments differ from the parameters in number or size,
 // or if the kernel fails.
 FORNAX_API int fornax_emulator_run_host_kernel(void* handle, const unsigned* grid, const unsigned* block, unsigned shared, unsigned count,
                                                const unsigned* sizes, void** arguments) {
