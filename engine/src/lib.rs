@@ -35,6 +35,8 @@ mod shape;
 mod shapes_only;
 mod storage;
 mod tensor;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use activation::Activation;
 pub use autograd::{BackwardFn, GradientHook, Hook, checkpoint, gradients, no_grad};

@@ -243,6 +243,12 @@ impl Gpu {
         self.launch_loaded(key, name, grid, args, || self.load_module(name, |_| Ok(image.to_vec())))
     }
 
+    /// Makes the next launch of each kernel load it again, in the mode that the emulated device then has.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forget_kernels(&self) {
+        *self.modules.0.lock().unwrap_or_else(|e| e.into_inner()) = LoadedKernels::default();
+    }
+
     fn launch_loaded(
         &self,
         key: &str,
