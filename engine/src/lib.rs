@@ -57,3 +57,8 @@ pub use shape::{MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
 pub use storage::{ReadGuard, WriteGuard};
 pub use tensor::Tensor;
+
+/// The guide's examples, compiled and run as documentation tests.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../../docs/kernels.md")]
+pub struct KernelGuide;
