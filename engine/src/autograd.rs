@@ -7,24 +7,25 @@
 mod checkpoint;
 mod derivative;
 mod gradients;
+mod hooks;
 mod leaf_backward;
 mod saved;
 mod saved_versions;
 mod with_backward;
+mod with_gradient;
 
 pub use checkpoint::checkpoint;
 pub(crate) use derivative::{Derivative, GradientSum, Gradients, PendingTerm};
 pub use gradients::gradients;
 pub(crate) use gradients::recomputed_gradients;
+pub use hooks::{GradientHook, Hook};
 pub(crate) use saved::{Saved, Saves};
 
 use crate::{DType, Error, Result, Shape, Tensor};
+use hooks::GradientHooks;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Function that is called with a leaf's gradient once a backward pass has accumulated all of it.
-pub type Hook = Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>;
 
 /// Runs `f` with gradient tracking disabled on this thread, as PyTorch's `no_grad`.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
@@ -32,7 +33,7 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `f` with gradient tracking enabled or disabled on this thread.
-fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
+pub(crate) fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -63,6 +64,9 @@ pub(crate) enum AutogradMeta {
 pub(crate) struct Leaf {
     pub(crate) dtype: DType,
     pub(crate) grad: Mutex<Option<Tensor>>,
+    /// Hooks on the gradient of one backward pass, before it is accumulated.
+    pub(crate) gradient_hooks: GradientHooks,
+    /// Hooks on the accumulated gradient.
     pub(crate) hooks: Mutex<Vec<Hook>>,
     /// See [`Tensor::allow_low_precision_grad`].
     pub(crate) allows_low_precision_grad: AtomicBool,
@@ -75,6 +79,7 @@ impl Leaf {
         Leaf {
             dtype,
             grad: Mutex::default(),
+            gradient_hooks: GradientHooks::default(),
             hooks: Mutex::default(),
             allows_low_precision_grad: AtomicBool::new(false),
             autocast_cache: Mutex::default(),
@@ -95,6 +100,7 @@ pub(crate) struct Node {
     shape: Shape,
     inputs: Vec<AutogradMeta>,
     backward: Mutex<Option<Arc<Backward>>>,
+    hooks: GradientHooks,
 }
 
 /// Derivative of a tracked operation, and the tensors that it reads.
@@ -127,13 +133,15 @@ pub(crate) fn track(
         return results;
     }
     let needs: Vec<bool> = operands.iter().map(|t| t.requires_grad()).collect();
-    let saved = Saved::new(derivative.saves(&needs), operands, &results);
+    let mut saved = Saved::new(derivative.saves(&needs), operands, &results);
+    saved.extend_versions(&derivative.holds());
     let node = Node {
         sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
         op,
         shape: *results[0].shape(),
         inputs: operands.iter().map(|t| t.autograd_meta().clone()).collect(),
         backward: Mutex::new(Some(Arc::new(Backward { derivative: Box::new(derivative), saved }))),
+        hooks: GradientHooks::default(),
     };
     results[0] = results[0].with_autograd_meta(AutogradMeta::Node(Arc::new(node)));
     results
@@ -145,9 +153,9 @@ impl Node {
         self.backward().as_ref().is_some_and(|backward| backward.derivative.accumulates())
     }
 
-    /// True if the derivative takes a gradient whose last term is not computed yet.
+    /// True if the derivative takes a gradient whose last term is not computed yet. A hook needs the whole gradient.
     fn joins(&self) -> bool {
-        self.backward().as_ref().is_some_and(|backward| backward.derivative.joins())
+        self.hooks.is_empty() && self.backward().as_ref().is_some_and(|backward| backward.derivative.joins())
     }
 
     /// [`Node::differentiate`] of a node that [joins](Node::joins), for the gradient `term + sum`.

@@ -22,7 +22,7 @@ mod error;
 pub mod fuse;
 pub mod host_memory;
 mod mapped;
-mod op;
+pub mod op;
 mod ops;
 pub mod random;
 pub mod resampling;
@@ -31,10 +31,12 @@ mod shape;
 mod shapes_only;
 mod storage;
 mod tensor;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod window;
 
 pub use activation::Activation;
-pub use autograd::{Hook, checkpoint, gradients, no_grad};
+pub use autograd::{GradientHook, Hook, checkpoint, gradients, no_grad};
 pub use collective::{Collective, PendingCollective, Reduction};
 pub use conv_shape::{ConvAlgorithm, ConvShape};
 pub use device::Device;
@@ -54,3 +56,8 @@ pub use shape::{IntoShape, MAX_NUMEL, MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
 pub use storage::{ReadGuard, WriteGuard};
 pub use tensor::Tensor;
+
+/// The guide's examples, compiled and run as documentation tests.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../../docs/kernels.md")]
+pub struct KernelGuide;

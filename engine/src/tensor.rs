@@ -1,5 +1,5 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
-use crate::autograd::{AutogradMeta, Hook, Leaf};
+use crate::autograd::{AutogradMeta, Leaf};
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};
@@ -266,6 +266,23 @@ impl Tensor {
         self.0.storage.bump_version();
     }
 
+    /// Borrows the bytes of a CPU tensor's whole memory for reading, which views share.
+    pub(crate) fn read_storage_bytes(&self) -> Result<ReadGuard<'_, u8>> {
+        ReadGuard::new(&self.0.storage, 0, self.0.storage.len(DType::U8))?.map_err(|e| self.error("read", e))
+    }
+
+    /// Distance in bytes of the first element from the beginning of the memory that views share.
+    pub(crate) fn byte_offset(&self) -> usize {
+        self.0.offset * self.dtype().size()
+    }
+
+    /// Borrows the bytes of a CPU tensor for writing.
+    pub(crate) fn write_bytes(&self) -> Result<WriteGuard<'_, u8>> {
+        let bytes = self.numel() * self.dtype().size();
+        let guard = WriteGuard::new(&self.0.storage, self.byte_offset(), bytes)?;
+        Ok(guard.expect("the elements are on the CPU"))
+    }
+
     /// The memory of the elements.
     pub(crate) fn storage(&self) -> &Arc<Storage> {
         &self.0.storage
@@ -359,18 +376,6 @@ impl Tensor {
             *leaf.grad.lock().unwrap_or_else(|e| e.into_inner()) = grad;
         }
     }
-
-    /// Registers a hook that is called with this variable's gradient once a backward pass has accumulated all of it.
-    /// Errors on a tensor that is not a variable.
-    pub fn register_hook(&self, hook: Hook) -> Result<()> {
-        match &self.0.autograd_meta {
-            AutogradMeta::Leaf(leaf) => {
-                leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).push(hook);
-                Ok(())
-            }
-            _ => Err(Error::value("register_hook", &[("self", self)], "needs a variable")),
-        }
-    }
 }
 
 /// Used by operations.
@@ -393,6 +398,11 @@ impl Tensor {
             self.dtype(),
             AutogradMeta::None,
         )
+    }
+
+    /// True for clones of one handle, which are one tensor of the graph.
+    pub(crate) fn is_same_handle(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// True when nothing else refers to these elements, so that an operation that owns this tensor may overwrite them.

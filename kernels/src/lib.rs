@@ -14,6 +14,8 @@ pub mod cache;
 mod compile;
 #[cfg(unix)]
 pub mod emulator;
+#[cfg(unix)]
+pub mod host;
 mod kernel_names;
 pub mod library;
 mod parallel;
@@ -83,6 +85,14 @@ pub fn compile<'a>(
     COMPILED.fetch_add(1, Ordering::Relaxed);
     cache::store(&key, &image);
     Ok(image)
+}
+
+/// Start of the names of declared kernels' sources, in the cache and in errors.
+const DECLARED: &str = "custom_";
+
+/// Name of the source of a kernel that a program declares.
+pub fn declared_name(kernel: &str) -> String {
+    format!("{DECLARED}{kernel}")
 }
 
 /// Key of an image that a thread loads or compiles, until it is dropped.

@@ -83,7 +83,10 @@ impl KernelModule {
 }
 
 fn includes(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'))
+    text.lines().filter_map(|line| {
+        let (name, _) = line.trim_start().strip_prefix("#include \"")?.split_once('"')?;
+        Some(name)
+    })
 }
 
 // `KERNEL_MODULES: &[KernelModule]` and `HEADERS: &[(&str, &str)]`.
@@ -100,6 +103,10 @@ mod tests {
         };
         assert_eq!(names("softmax"), ["rows.cuh", "channels.cuh", "fornax.cuh"]);
         assert_eq!(names("cast"), ["fornax.cuh"]);
+        // Indented, as in a string of a program, and with a comment.
+        let text = "  #include \"cast.cuh\"\n  #include \"fornax.cuh\"  // types\n";
+        let source = KernelSource { name: "indented", text };
+        assert_eq!(source.headers().iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["fornax.cuh"]);
     }
 
     #[test]

@@ -14,6 +14,11 @@ pub(crate) trait Derivative: Send + Sync + 'static {
         Saves::default()
     }
 
+    /// Tensors that the derivative holds itself, whose versions are checked as those of saved tensors.
+    fn holds(&self) -> Vec<&Tensor> {
+        vec![]
+    }
+
     /// The gradients of the operands that `needs` marks, for the gradient `dy` of the first result.
     fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients>;
 

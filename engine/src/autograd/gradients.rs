@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The gradients of `sum(output * upstream)`, over all pairs, with respect to `inputs`: variables, or results of operations. An input
-/// that no output depends on gets `None`. Nothing is added to [`Tensor::grad`], and no hook is called.
+/// that no output depends on gets `None`. Nothing is added to [`Tensor::grad`]. Hooks of [`Tensor::register_hook`] are called.
 ///
 /// With `create_graph` the gradients are tracked and can be differentiated again, and the graph they were computed from is retained;
 /// an operation without a second derivative is then an error. Without it the graph is freed, as by [`Tensor::backward`].
@@ -47,11 +47,11 @@ pub fn gradients(
         }
         for node in graph.nodes.iter().rev() {
             let key = GradientKey::Node(node.sequence);
-            let grad = match graph.wanted.contains(&key) {
-                true => sums.get(&key).cloned(),
-                false => sums.remove(&key),
-            };
-            let Some(grad) = grad else { continue };
+            let Some(grad) = sums.remove(&key) else { continue };
+            let grad = node.hooks.apply(grad)?;
+            if graph.wanted.contains(&key) {
+                sums.insert(key, grad.clone());
+            }
             let needs: Vec<bool> = node.inputs.iter().map(|input| graph.needs_gradient(input)).collect();
             let offers_sums = !create_graph && node.accumulates();
             let mut take_sum = |input: &AutogradMeta| {
@@ -70,7 +70,7 @@ pub fn gradients(
                 }
             }
         }
-        Ok(inputs.iter().map(|t| sums.get(&GradientKey::of(t.autograd_meta())?).cloned()).collect())
+        inputs.iter().map(|t| graph.final_gradient(t.autograd_meta(), &sums)).collect()
     })
 }
 
@@ -161,6 +161,20 @@ impl Subgraph {
     fn needs_gradient(&self, meta: &AutogradMeta) -> bool {
         let Some(key) = GradientKey::of(meta) else { return false };
         self.wanted.contains(&key) || matches!(key, GradientKey::Node(n) if self.sequences.contains(&n))
+    }
+
+    /// The gradient of a wanted tensor, after its hooks: those of nodes of this graph have run with the node.
+    fn final_gradient(&self, meta: &AutogradMeta, sums: &GradientSums) -> Result<Option<Tensor>> {
+        let Some(grad) = GradientKey::of(meta).and_then(|key| sums.get(&key)).cloned() else {
+            return Ok(None);
+        };
+        match meta {
+            AutogradMeta::Leaf(leaf) => leaf.gradient_hooks.apply(grad).map(Some),
+            AutogradMeta::Node(node) if !self.sequences.contains(&node.sequence) => {
+                node.hooks.apply(grad).map(Some)
+            }
+            _ => Ok(Some(grad)),
+        }
     }
 
     fn add(&self, to: &AutogradMeta, grad: Tensor, sums: &mut GradientSums) -> Result<()> {

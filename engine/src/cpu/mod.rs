@@ -18,6 +18,7 @@ pub mod fuse;
 pub mod gemm;
 pub mod gradients;
 pub mod image;
+pub(crate) mod kernel;
 pub mod optimizer;
 pub mod parallel;
 pub mod power;

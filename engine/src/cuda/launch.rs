@@ -172,6 +172,11 @@ impl From<f32> for KernelArg<'static> {
         KernelArg(ArgBytes::Four(value.to_ne_bytes()))
     }
 }
+impl From<i64> for KernelArg<'static> {
+    fn from(value: i64) -> Self {
+        KernelArg(ArgBytes::Eight(value.to_ne_bytes()))
+    }
+}
 /// Number of elements, `long long` in a kernel.
 impl From<usize> for KernelArg<'static> {
     fn from(value: usize) -> Self {
@@ -197,7 +202,7 @@ struct LoadedKernels {
     /// Modules by the name of their unit.
     modules: HashMap<String, CudaModule>,
     kernels: HashMap<Kernel, KernelFunction>,
-    /// Kernels of generated sources, by the name of their source.
+    /// Kernels of generated and declared sources, by their keys.
     generated: HashMap<String, KernelFunction>,
 }
 
@@ -248,20 +253,62 @@ impl Gpu {
         grid: LaunchConfig,
         args: &[KernelArg],
     ) -> Result<()> {
+        self.launch_text(source.name, source.name, (source.name, source.text), grid, args)
+    }
+
+    /// Queues the kernel `name` of a source, a name and a text; compiles it at the first use of the key.
+    pub(crate) fn launch_text(
+        &self,
+        key: &str,
+        name: &str,
+        (source_name, text): (&str, &str),
+        grid: LaunchConfig,
+        args: &[KernelArg],
+    ) -> Result<()> {
+        let source = KernelSource { name: source_name, text };
+        self.launch_loaded(key, name, grid, args, || {
+            self.load_module(source_name, |target| fornax_kernels::compile(source, target))
+        })
+    }
+
+    /// Queues the kernel `name` of compiled code, a cubin or PTX that ends with a NUL; loads it at the first use of the key.
+    pub(crate) fn launch_image(
+        &self,
+        key: &str,
+        name: &str,
+        image: &[u8],
+        grid: LaunchConfig,
+        args: &[KernelArg],
+    ) -> Result<()> {
+        self.launch_loaded(key, name, grid, args, || self.load_module(name, |_| Ok(image.to_vec())))
+    }
+
+    /// Makes the next launch of each kernel load it again, in the mode that the emulated device then has.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forget_kernels(&self) {
+        *self.modules.0.lock().unwrap_or_else(|e| e.into_inner()) = LoadedKernels::default();
+    }
+
+    fn launch_loaded(
+        &self,
+        key: &str,
+        name: &str,
+        grid: LaunchConfig,
+        args: &[KernelArg],
+        load: impl FnOnce() -> Result<CudaModule>,
+    ) -> Result<()> {
         let _access = self.bind()?;
         let mut loaded = self.modules.0.lock().unwrap_or_else(|e| e.into_inner());
-        let function = match loaded.generated.get(source.name) {
+        let function = match loaded.generated.get(key) {
             Some(function) => function.clone(),
             None => {
-                let module =
-                    self.load_module(source.name, |target| fornax_kernels::compile(*source, target))?;
-                let function = self.look_up(&module, source.name, source.name)?;
-                loaded.generated.insert(source.name.to_string(), function.clone());
+                let function = self.look_up(&load()?, key, name)?;
+                loaded.generated.insert(key.to_string(), function.clone());
                 function
             }
         };
         drop(loaded);
-        self.launch_function(&source.name, &function, grid, args)
+        self.launch_function(&name, &function, grid, args)
     }
 
     fn launch_function(
@@ -381,7 +428,7 @@ impl Gpu {
 }
 
 /// Threads per block for which occupancy is queried: those of all kernels with a grid-stride loop.
-const OCCUPANCY_THREADS: i32 = 256;
+pub(crate) const OCCUPANCY_THREADS: u32 = 256;
 
 /// Bytes of each parameter.
 fn parameter_sizes(function: CUfunction) -> Vec<usize> {
@@ -399,7 +446,9 @@ fn parameter_sizes(function: CUfunction) -> Vec<usize> {
 fn resident_blocks_per_multiprocessor(function: CUfunction) -> std::result::Result<u32, DriverError> {
     let mut blocks = 0;
     // SAFETY: the function is alive, and the pointer is to a local.
-    unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
-        .result()?;
+    unsafe {
+        cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS as i32, 0)
+    }
+    .result()?;
     Ok(blocks as u32)
 }

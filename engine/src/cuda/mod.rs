@@ -53,7 +53,7 @@ pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, Stre
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, args, int};
+pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, OCCUPANCY_THREADS, args, int};
 pub(crate) use memory::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.

@@ -6,6 +6,7 @@
 //! composition of other operations ([`composed_backward`]), which gives it derivatives of any order.
 mod apply;
 mod cpu_call;
+mod kernel;
 mod launch;
 
 pub(crate) use apply::{
@@ -13,6 +14,7 @@ pub(crate) use apply::{
     with_derivative,
 };
 pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored, match_float, match_half};
+pub use kernel::{Geometry, Kernel, KernelBytes, LaunchExtents};
 pub(crate) use launch::{check_device, launch};
 
 use crate::cuda::{self, DeviceSlice, Gpu};

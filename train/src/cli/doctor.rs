@@ -47,5 +47,9 @@ pub fn execute() -> Result<()> {
         }
         Err(why) => rows.push(vec!["CUDA devices".into(), format!("none: {why}")]),
     }
+    for kernel in fornax_kernels::cache::declared_kernels() {
+        let what = format!("compiled for {}, {} in the cache", kernel.target, bytes(kernel.bytes));
+        rows.push(vec![format!("kernel {}", kernel.name), what]);
+    }
     print(&table(&rows, &[]))
 }
