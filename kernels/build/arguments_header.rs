@@ -114,6 +114,7 @@ impl Header {
         let (of, bytes) = match (pointee("Address<"), pointee("AddressMut<")) {
             (Some(pointee), _) => (format!("const {pointee}*"), 8),
             (_, Some(pointee)) => (format!("{pointee}*"), 8),
+            _ if pointee("AddressBits<").is_some() => ("unsigned long long".to_string(), 8),
             _ => self.base_type(&rust),
         };
         (of, bytes, String::new())

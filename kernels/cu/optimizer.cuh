@@ -33,10 +33,7 @@ struct Out {
 __device__ __forceinline__ double larger(double a, double b) { return a != a || a > b ? a : b; }
 __device__ __forceinline__ double smaller(double a, double b) { return a != a || a < b ? a : b; }
 
-template <typename T> __device__ __forceinline__ T* pointer(void* address) { return static_cast<T*>(address); }
-template <typename T> __device__ __forceinline__ T* pointer(const void* address) { return static_cast<T*>(address); }
-
-__device__ __forceinline__ unsigned long long address(const void* pointer) { return reinterpret_cast<unsigned long long>(pointer); }
+template <typename T> __device__ __forceinline__ T* pointer(unsigned long long address) { return reinterpret_cast<T*>(address); }
 
 /// Index of the parameter that a chunk belongs to: the last one whose first chunk is at or before it.
 __device__ __forceinline__ int parameter_of_chunk(const ParameterTable& table, int chunk) {
@@ -125,7 +122,7 @@ template <int N, typename H> __device__ __forceinline__ void load_low_precision(
 /// True if four elements of the gradient, starting at i, can be loaded at once.
 __device__ __forceinline__ bool has_packed_gradient(const Parameter& of, long long i) {
   const int bytes = of.gradient_format == kNoFormat ? sizeof(float) : sizeof(half16);
-  return (address(of.gradient) + i * bytes) % (Pack<float>::N * bytes) == 0;
+  return (of.gradient + i * bytes) % (Pack<float>::N * bytes) == 0;
 }
 
 /// Loads N adjacent elements of the gradient, starting at i.
@@ -328,9 +325,8 @@ template <typename R> __device__ void stage(const ParameterTable& table, const U
     }
   } else {
     constexpr int N = Pack<float>::N;
-    unsigned long long all =
-        address(of.weights) | address(of.ema) | (address(of.low_precision) << 1) | (unsigned long long)(chunk.first * sizeof(float));
-    for (int k = 0; k < kMoments; k++) all |= address(of.moments[k]);
+    unsigned long long all = of.weights | of.ema | (of.low_precision << 1) | (unsigned long long)(chunk.first * sizeof(float));
+    for (int k = 0; k < kMoments; k++) all |= of.moments[k];
     const bool in_rows = (R::kReadRows != 0 || args.agc_scale) && of.row_length % N != 0;
     const bool packed = all % 16 == 0 && has_packed_gradient(of, chunk.first) && !in_rows;
     const long long split = packed ? chunk.end - (chunk.end - chunk.first) % N : chunk.first;

@@ -405,20 +405,21 @@ arguments! {
         FirstSharedScalar,
     }
 
-    /// One parameter of an optimizer update. Addresses are null if absent.
+    /// One parameter of an optimizer update. Addresses are 0 if absent. They are numbers, because generated kernels need two to four
+    /// registers more for pointers.
     pub struct Parameter {
         /// Weights.
-        pub weights: AddressMut<f32>,
+        pub weights: AddressBits<f32>,
         /// Gradient.
-        pub gradient: Address<Any>,
+        pub gradient: AddressBits<Any>,
         /// Moments. If the second moment is factored, the last two are its means over the last and first axis.
-        pub moments: [AddressMut<f32>; MOMENTS],
+        pub moments: [AddressBits<f32>; MOMENTS],
         /// EMA weights.
-        pub ema: AddressMut<f32>,
+        pub ema: AddressBits<f32>,
         /// Low-precision copy of the weights.
-        pub low_precision: AddressMut<Any>,
+        pub low_precision: AddressBits<Any>,
         /// Scalar that the rule keeps for the parameter, `[2]`.
-        pub param_scalar: AddressMut<f32>,
+        pub param_scalar: AddressBits<f32>,
         /// Elements.
         pub n: i64,
         /// Elements of a row.

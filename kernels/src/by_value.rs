@@ -87,12 +87,14 @@ addresses! {
     Address;
     /// Device address of elements that a kernel writes: `T*` in the kernel.
     AddressMut;
+    /// Device address of elements that a kernel converts to a pointer: `unsigned long long` in the kernel.
+    AddressBits;
 }
 
 /// Defines constants, enums and structs that kernels take by value. A struct with padding does not compile.
 macro_rules! arguments {
     ($($item:tt)*) => {
-        use $crate::by_value::{Address, AddressMut, Any, ByValue};
+        use $crate::by_value::{Address, AddressBits, AddressMut, Any, ByValue};
         declare! { $($item)* }
     };
 }

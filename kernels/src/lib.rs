@@ -23,7 +23,7 @@ mod recorded;
 mod registry;
 mod units;
 
-pub use by_value::{Address, AddressMut, Any, ByValue};
+pub use by_value::{Address, AddressBits, AddressMut, Any, ByValue};
 pub use compile::{CompileTarget, KernelError, Nvrtc};
 pub use parallel::{BackgroundCompilation, compile_all};
 pub use recorded::recorded_sources;

@@ -2,7 +2,7 @@
 use super::DeviceSlice;
 use crate::DType;
 use fornax_kernels::arguments::ElementFormat;
-use fornax_kernels::{Address, AddressMut, Any};
+use fornax_kernels::{Address, AddressBits, AddressMut, Any};
 
 /// Format of parameters or of packed tensors.
 pub(crate) fn element_format(dtype: DType) -> ElementFormat {
@@ -42,6 +42,12 @@ impl<T: Pointee> From<DeviceSlice<'_>> for Address<T> {
 impl<T: Pointee> From<DeviceSlice<'_>> for AddressMut<T> {
     fn from(slice: DeviceSlice) -> Self {
         AddressMut::new(pointer::<T>(slice))
+    }
+}
+
+impl<T: Pointee> From<DeviceSlice<'_>> for AddressBits<T> {
+    fn from(slice: DeviceSlice) -> Self {
+        AddressBits::new(pointer::<T>(slice))
     }
 }
 

@@ -9,7 +9,7 @@ use fornax_kernels::arguments::{
     self, FactoredOptions, GradOptions, MOMENTS, PARAMETERS, Parameter, ParameterTable, UpdateArgs,
     UpdateFormat,
 };
-use fornax_kernels::{AddressMut, ByValue, KernelSource};
+use fornax_kernels::{AddressBits, AddressMut, ByValue, KernelSource};
 
 /// Operands of one parameter's update; weights and moments are f32, the gradient may be f16 or bf16, and all have one length.
 pub(crate) struct ParameterUpdate<'a> {
@@ -157,22 +157,22 @@ fn parameter_tables(parameters: &[ParameterUpdate]) -> Result<Vec<(Box<Parameter
 
 /// Entry of a parameter whose first chunk has index `chunk` within its launch and whose first row has index `row` among all rows.
 fn entry(parameter: &ParameterUpdate, chunk: usize, row: usize) -> Result<Parameter> {
-    let mut moments = [AddressMut::NULL; MOMENTS];
+    let mut moments = [AddressBits::NULL; MOMENTS];
     for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
         *to = (*moment).into();
     }
     if let Some([rows, columns]) = parameter.factors {
         (moments[0], moments[MOMENTS - 2], moments[MOMENTS - 1]) =
-            (AddressMut::NULL, rows.into(), columns.into());
+            (AddressBits::NULL, rows.into(), columns.into());
     }
     let layout = parameter.layout;
     Ok(Parameter {
         weights: parameter.weights.into(),
         gradient: parameter.gradient.into(),
         moments,
-        ema: parameter.ema.map_or(AddressMut::NULL, AddressMut::from),
-        low_precision: parameter.low_precision.map_or(AddressMut::NULL, AddressMut::from),
-        param_scalar: parameter.param_scalar.map_or(AddressMut::NULL, AddressMut::from),
+        ema: parameter.ema.map_or(AddressBits::NULL, AddressBits::from),
+        low_precision: parameter.low_precision.map_or(AddressBits::NULL, AddressBits::from),
+        param_scalar: parameter.param_scalar.map_or(AddressBits::NULL, AddressBits::from),
         n: parameter.weights.len as i64,
         row_length: to_i32(layout.row_length)?,
         chunk_length: to_i32(layout.chunk_length)?,
