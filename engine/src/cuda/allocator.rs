@@ -68,6 +68,11 @@ impl DeviceMemory {
 }
 
 impl Gpu {
+    /// True while a CUDA graph is captured.
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.memory.is_capturing()
+    }
+
     /// Allocates a block of at least `bytes`. During a capture it comes from the private memory of the graph.
     pub(super) fn allocate_block(&self, bytes: usize) -> Result<Address> {
         let _access = self.capture_lock.enter();

@@ -17,7 +17,7 @@ impl Gpu {
         }
         let table = Arc::new(self.empty(words.len(), DType::F32)?);
         self.upload(bytemuck::cast_slice(words), table.as_slice(DType::F32))?;
-        if !self.memory.is_capturing() {
+        if !self.is_capturing() {
             tables.insert(words.to_vec(), table.clone());
         }
         Ok(table)

@@ -1,11 +1,14 @@
-//! The seam between tensors and kernels: an [`Op`] declares its results, its kernels and its derivative, and [`apply`] does the rest, the
-//! same for every operation.
+//! Operations from outside of the crate, and the seam of all operations.
 //!
-//! The gradient of an operation is an operation: [`Derivative::backward`](crate::autograd::Derivative) calls [`apply`] for the operation that
-//! computes it, which has a derivative of its own. An operation that only computes gradients may state the same function as a
-//! composition of other operations ([`composed_backward`]), which gives it derivatives of any order.
+//! A [`CustomOp`] is an operation of one's own, by [`Kernel`]s or by operations. Inside of the crate an `Op` declares its results, its kernels and
+//! its derivative, and `apply` does the rest, the same for every operation.
+//!
+//! The gradient of an operation is an operation: `Derivative::backward` calls `apply` for the operation that computes it, which has a derivative of
+//! its own. An operation that only computes gradients may state the same function as a composition of other operations
+//! (`composed_backward`), which gives it derivatives of any order.
 mod apply;
 mod cpu_call;
+mod custom;
 mod kernel;
 mod launch;
 
@@ -14,6 +17,7 @@ pub(crate) use apply::{
     with_derivative,
 };
 pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored, match_float, match_half};
+pub use custom::{Composition, CustomOp, SavedTensors};
 pub use kernel::{Geometry, Kernel, KernelBytes, LaunchExtents};
 pub(crate) use launch::{check_device, launch};
 

@@ -3,12 +3,14 @@
 //! against the bandwidth of a copy.
 mod capture;
 mod compare;
+mod custom_op;
 mod devices;
 mod gradcheck;
 mod timing;
 
 pub use capture::check_capture;
 pub use compare::{tolerance, worst};
+pub use custom_op::check_op;
 pub use devices::{check_devices, counted_bytes};
 pub use gradcheck::{gradcheck, gradgradcheck};
 pub use timing::{Timing, time};

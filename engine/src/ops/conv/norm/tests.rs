@@ -1,7 +1,10 @@
 //! The fused operations against the separate operations, on the emulated device.
 use crate::cuda::cudnn::{ConvBenchmark, ConvEngineOptions, ConvPlanChoice};
 use crate::cuda::{CudaGraph, set_conv_engine_options};
+use crate::op::launch;
 use crate::ops::batch_norm::NormInput;
+use crate::ops::conv::conv_shape;
+use crate::ops::conv::cuda::plan_with_sums;
 use crate::{
     Activation, BatchNorm, Conv2dOptions, ConvAlgorithm, ConvBatchNorm, DType, Device, Pool2dOptions, Result,
     Tensor,
@@ -150,12 +153,28 @@ fn conv2d_batch_norm_act_matches_separate_operations() {
     }
 }
 
+/// A convolution and the sums of its channels in one kernel, whether timing prefers that or not.
+fn fused(x: &Tensor, weight: &Tensor, options: &Conv2dOptions) -> (Tensor, Tensor) {
+    let operands = [("x", x), ("weight", weight)];
+    let s = conv_shape(&operands, options).expect("they fit");
+    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &x.device()).expect("memory");
+    let y = zeros(&[s.n, s.out_h(), s.out_w(), s.c_out], x.dtype());
+    let sums = zeros(&[2, s.c_out], DType::F32);
+    let [of_y, of_sums] = [&y, &sums].map(Tensor::device_view);
+    let is_fused = launch("conv2d", &operands, |gpu, of| {
+        plan_with_sums(gpu, &s, of[0], of[1], of_y.slice(), of_sums.slice())
+    });
+    assert!(is_fused.expect("runs"), "the fusion is tested");
+    drop((of_y, of_sums));
+    (y, sums)
+}
+
 #[test]
 fn conv2d_with_sums_returns_sums_only_where_cudnn_supports_it() {
     for dtype in HALF_DTYPES {
         let (x, weight) = (random(&[2, 6, 5, 8], 1, 0.0, dtype), random(&[16, 3, 3, 8], 2, 0.0, dtype));
-        let (y, sums) = x.conv2d_with_sums(&weight, &SAME).expect("runs");
-        let (y, sums) = (values(&y), values(&sums.expect("sums")));
+        let (y, sums) = fused(&x, &weight, &SAME);
+        let (y, sums) = (values(&y), values(&sums));
         for c in 0..16 {
             let column = || y.iter().skip(c).step_by(16).map(|v| f64::from(*v));
             let (sum, squares): (f64, f64) = (column().sum(), column().map(|v| v * v).sum());
@@ -202,11 +221,9 @@ fn statistics_and_outputs_match_f64_for_means_far_from_zero() {
             eps: 1e-5,
             ..BatchNorm::default()
         };
-        let (y, sums) = x.conv2d_with_sums(&weight, &Conv2dOptions::default()).expect("runs");
-        assert!(sums.is_some(), "the fusion is tested");
-        let out = y
-            .batch_norm_act_of(NormInput::of_convolution(&sums), &norm, Activation::Identity, None)
-            .expect("runs");
+        let (y, sums) = fused(&x, &weight, &Conv2dOptions::default());
+        let out =
+            y.batch_norm_act_of(NormInput::WithSums(&sums), &norm, Activation::Identity, None).expect("runs");
         let (y, out, means, vars) = (values(&y), values(&out), values(&running[0]), values(&running[1]));
         for (channel, ratio) in RATIOS.iter().enumerate() {
             let column = || y.iter().skip(channel).step_by(8).map(|v| f64::from(*v));
