@@ -1,6 +1,6 @@
 //! Running an operation: checks, memory for the results, half precision on the CPU, errors, and its place in the graph.
 use super::launch::check_device;
-use super::{CpuCall, DTypes, Op, TensorInfo, launch};
+use super::{CpuCall, DTypes, Mismatch, Op, Spec, TensorInfo, launch};
 use crate::autograd::{Derivative, Gradients, Saved, is_tracked, recomputed_gradients, track};
 use crate::{DType, Device, Error, Result, Tensor, shapes_only};
 
@@ -64,17 +64,25 @@ pub(crate) fn no_second_derivative(op: &str) -> Error {
 
 /// The results of an operation, outside the graph.
 pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let device = check_device(op.spec().name, &named(op, x))?;
-    check_dtypes(op, x, device)?;
-    let results = op.results(x).map_err(|mismatch| mismatch.error(op.spec().name, &named(op, x)))?;
+    let spec = op.spec();
+    let names = |i: usize| spec.operands[i.min(spec.operands.len() - 1)];
+    let named: Vec<(&'static str, &Tensor)> = x.iter().enumerate().map(|(i, t)| (names(i), *t)).collect();
+    let device = check_device(spec.name, &named)?;
+    let results = check_dtypes(&spec, x, device).and_then(|()| op.results(x));
+    let results = results.map_err(|mismatch| mismatch.error(spec.name, &named))?;
     match device {
-        Device::Cpu => on_cpu(op, x, &results),
-        Device::Cuda(_) => on_gpu(op, x, &results),
+        Device::Cpu => on_cpu(op, &spec, x, &results),
+        Device::Cuda(_) => on_gpu(op, spec.name, &named, &results),
     }
 }
 
-fn on_gpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
-    launch(op.spec().name, &named(op, x), |gpu, x| {
+fn on_gpu(
+    op: &dyn Op,
+    name: &'static str,
+    operands: &[(&'static str, &Tensor)],
+    results: &[TensorInfo],
+) -> Result<Vec<Tensor>> {
+    launch(name, operands, |gpu, x| {
         let empty = |r: &TensorInfo| Tensor::build_on(gpu, r.shape, r.dtype, |_| Ok(()));
         let y = results.iter().map(empty).collect::<std::result::Result<Vec<_>, _>>()?;
         let views: Vec<_> = y.iter().map(Tensor::device_view).collect();
@@ -84,8 +92,8 @@ fn on_gpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tens
     })
 }
 
-fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
-    let widens = !op.spec().stores_half && matches!(op.spec().dtypes, DTypes::Float | DTypes::FirstFloat);
+fn on_cpu(op: &dyn Op, spec: &Spec, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tensor>> {
+    let widens = !spec.stores_half && matches!(spec.dtypes, DTypes::Float | DTypes::FirstFloat);
     let compute_dtype = |dtype: DType| if widens && dtype.is_half() { DType::F32 } else { dtype };
     let empty = |r: &TensorInfo| crate::dtype::dispatch_any!(compute_dtype(r.dtype), T => Tensor::build(r.shape, |_: &mut [T]| ()));
     let y = results.iter().map(empty).collect::<Result<Vec<_>>>()?;
@@ -100,23 +108,17 @@ fn on_cpu(op: &dyn Op, x: &[&Tensor], results: &[TensorInfo]) -> Result<Vec<Tens
     y.into_iter().zip(results).map(|(y, r)| y.to_dtype(r.dtype)).collect()
 }
 
-fn check_dtypes(op: &dyn Op, x: &[&Tensor], device: Device) -> Result<()> {
-    let (dtypes, first) = (op.spec().dtypes, x[0].dtype());
+fn check_dtypes(spec: &Spec, x: &[&Tensor], device: Device) -> std::result::Result<(), Mismatch> {
+    let (dtypes, first) = (spec.dtypes, x[0].dtype());
     let is_float = matches!(dtypes, DTypes::Float | DTypes::FirstFloat);
     if is_float && first == DType::F64 && device != Device::Cpu {
-        return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16 or bf16 on a GPU"));
+        return Err(Mismatch::DType("f32, f16 or bf16 on a GPU"));
     }
     if is_float && !first.is_float() {
-        return Err(Error::dtype(op.spec().name, &named(op, x), "f32, f16, bf16 or f64"));
+        return Err(Mismatch::DType("f32, f16, bf16 or f64"));
     }
     if matches!(dtypes, DTypes::Float | DTypes::Any) && x.iter().any(|t| t.dtype() != first) {
-        return Err(Error::dtype(op.spec().name, &named(op, x), "operands of one dtype"));
+        return Err(Mismatch::DType("operands of one dtype"));
     }
     Ok(())
-}
-
-/// The operands with their names.
-fn named<'a>(op: &dyn Op, x: &[&'a Tensor]) -> Vec<(&'static str, &'a Tensor)> {
-    let names = op.spec().operands;
-    x.iter().enumerate().map(|(i, t)| (names[i.min(names.len() - 1)], *t)).collect()
 }

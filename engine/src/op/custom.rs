@@ -78,11 +78,14 @@ pub trait CustomOp: Send + Sync + Sized + 'static {
 
     /// The results of this operation on tensors of one device, the first one in the graph.
     ///
-    /// Errors: operands on different devices, a capture of an operation that cannot be captured, no results; errors of `forward`. In the backward
+    /// Errors: no operands, operands on different devices, a capture of an operation that cannot be captured, no results; errors of `forward`. In the backward
     /// pass: errors of `backward`, another number of gradients than operands, or a gradient of another shape or dtype than its operand.
     fn apply(self, operands: &[&Tensor]) -> Result<Vec<Tensor>> {
         let named: Vec<_> = operands.iter().map(|t| ("operand", *t)).collect();
-        if let (Some(_), Device::Cuda(ordinal)) = (named.first(), super::check_device(Self::NAME, &named)?)
+        if named.is_empty() {
+            return Err(Error::value(Self::NAME, &[], "an operation needs at least one operand"));
+        }
+        if let Device::Cuda(ordinal) = super::check_device(Self::NAME, &named)?
             && !Self::CAPTURABLE
             && Gpu::get(ordinal).is_ok_and(|gpu| gpu.is_capturing())
         {
