@@ -87,7 +87,7 @@ impl Op for GroupNormGrad {
 
     fn results(&self, x: &[&Tensor]) -> Infos {
         let all = [x[0], x[2], x[2]].into_iter().zip(self.needs);
-        Ok(all.filter_map(|(like, needed)| needed.then(|| TensorInfo::of(like))).collect())
+        Ok(all.filter(|(_, needed)| *needed).map(|(like, _)| TensorInfo::of(like)).collect())
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
@@ -102,13 +102,12 @@ impl Op for GroupNormGrad {
                 unneeded.resize(x.len(), <T as Element>::from_f64(0.0));
                 self.norm.backward(&x, &dy, &weight, &stats, &mut unneeded, &mut partial);
             }
-            let mut next = usize::from(self.needs[0]);
-            for part in (0..2).filter(|part| self.needs[1 + part]) {
+            let parameters = (0..2).filter(|part| self.needs[1 + part]);
+            for (result, part) in (usize::from(self.needs[0])..).zip(parameters) {
                 let total = |j: usize| partial.iter().skip(part * c + j).step_by(2 * c).sum::<f64>();
-                for (j, sum) in call.y::<T>(next)?.iter_mut().enumerate() {
+                for (j, sum) in call.y::<T>(result)?.iter_mut().enumerate() {
                     *sum = <T as Element>::from_f64(total(j));
                 }
-                next += 1;
             }
         })
     }

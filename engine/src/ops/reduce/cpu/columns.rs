@@ -38,6 +38,7 @@ pub(super) fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
 simd_kernel! {
     /// `sum[j] = sum over rows of m[row, j]`, for `rows` rows of `columns` elements. `sum` is overwritten.
     fn sum_rows<S>(m: *const f32, rows: usize, columns: usize, sum: *mut f32) {
+        // SAFETY: the caller's pointers hold so many elements, and lanes stop at the last column.
         unsafe {
             let mut j = 0;
             while j < columns {
