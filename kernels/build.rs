@@ -1,5 +1,9 @@
-//! Embeds the sources in `cu/` and, if nvcc is found, compiles them ahead of time for common architectures. Without nvcc, or when it
-//! fails, kernels are compiled at run time; this script never fails a build.
+//! Embeds the sources in `cu/`, one folder per group of operations with headers next to the folders, and the header of `src/arguments.rs`.
+//! If nvcc is found, compiles them ahead of time for common architectures. Without nvcc, or when it fails, kernels are compiled at run
+//! time; this script never fails a build.
+#[path = "build/arguments_header.rs"]
+mod arguments_header;
+
 use std::env;
 use std::fmt::Write;
 use std::fs;
@@ -16,35 +20,34 @@ const ARCHITECTURES: [&str; 4] = [
 ];
 
 fn main() {
-    println!("cargo::rerun-if-changed=cu");
+    for path in ["build", "build.rs", "cu", "src/arguments.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let sources = Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("set by Cargo")).join("cu");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by Cargo"));
-    let mut files: Vec<PathBuf> = fs::read_dir(&sources)
-        .expect("the sources are there")
-        .map(|entry| entry.expect("readable").path())
-        .collect();
-    files.sort();
-    let with_ending = |ending: &str| {
-        files.iter().filter(|path| path.extension().is_some_and(|e| e == ending)).cloned().collect::<Vec<_>>()
-    };
-    let modules = with_ending("cu");
-    let fatbins = compile_all(&modules, &out);
+    let mut modules: Vec<PathBuf> =
+        folders_in(&sources).iter().flat_map(|group| files_in(group, "cu")).collect();
+    modules.sort_by_key(|path| path.file_stem().map(ToOwned::to_owned));
+    let arguments = out.join("arguments.cuh");
+    fs::write(&arguments, arguments_header::text()).expect("the build's folder can be written");
+    let fatbins = compile_all(&modules, &[&sources, &out], &out);
 
     let mut text = String::from("static KERNEL_MODULES: &[KernelModule] = &[\n");
     for (path, fatbin) in modules.iter().zip(fatbins) {
         let name = path.file_stem().expect("it has a name");
         let fatbin = fatbin.map_or("None".to_string(), |path| format!("Some(include_bytes!({path:?}))"));
+        let group = path.parent().and_then(Path::file_name).expect("it is in a folder");
         writeln!(
             text,
-            "    KernelModule {{ name: {name:?}, source: include_str!({path:?}), fatbin: {fatbin} }},"
+            "    KernelModule {{ name: {name:?}, group: {group:?}, source: include_str!({path:?}), fatbin: {fatbin} }},"
         )
         .unwrap();
     }
     text.push_str("];\nstatic HEADERS: &[(&str, &str)] = &[\n");
-    for path in with_ending("cuh") {
+    for path in files_in(&sources, "cuh").into_iter().chain([arguments]) {
         let name = path.file_name().expect("it has a name");
         writeln!(text, "    ({name:?}, include_str!({path:?})),").unwrap();
     }
@@ -52,8 +55,29 @@ fn main() {
     fs::write(out.join("kernel_modules.rs"), text).expect("the build's folder can be written");
 }
 
+/// Paths of the files in a folder with an extension, sorted.
+fn files_in(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files = entries(folder);
+    files.retain(|path| path.extension().is_some_and(|e| e == extension));
+    files
+}
+
+/// Paths of the folders in a folder, sorted.
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let mut folders = entries(folder);
+    folders.retain(|path| path.is_dir());
+    folders
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let read = fs::read_dir(folder).expect("the folder of sources exists");
+    let mut paths: Vec<PathBuf> = read.map(|entry| entry.expect("readable").path()).collect();
+    paths.sort();
+    paths
+}
+
 /// Compiles each source to a fatbin; `None` for each without nvcc.
-fn compile_all(modules: &[PathBuf], out: &Path) -> Vec<Option<PathBuf>> {
+fn compile_all(modules: &[PathBuf], headers: &[&Path], out: &Path) -> Vec<Option<PathBuf>> {
     let Some((nvcc, architectures)) = find_nvcc() else { return vec![None; modules.len()] };
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -62,7 +86,7 @@ fn compile_all(modules: &[PathBuf], out: &Path) -> Vec<Option<PathBuf>> {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(source) = modules.get(i) else { return done };
-            done.push((i, compile(&nvcc, &architectures, source, out)));
+            done.push((i, compile(&nvcc, &architectures, source, headers, out)));
         }
     };
     let mut fatbins = vec![None; modules.len()];
@@ -75,12 +99,21 @@ fn compile_all(modules: &[PathBuf], out: &Path) -> Vec<Option<PathBuf>> {
     fatbins
 }
 
-fn compile(nvcc: &Path, architectures: &[&str], source: &Path, out: &Path) -> Option<PathBuf> {
+fn compile(
+    nvcc: &Path,
+    architectures: &[&str],
+    source: &Path,
+    headers: &[&Path],
+    out: &Path,
+) -> Option<PathBuf> {
     let fatbin = out.join(source.file_name()?).with_extension("fatbin");
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-std=c++17", "--fmad=true", "-DNDEBUG", "-Xfatbin", "-compress-all"]);
     for architecture in architectures {
         command.args(["-gencode", architecture]);
+    }
+    for folder in headers {
+        command.arg("-I").arg(folder);
     }
     let output = command.arg("-o").arg(&fatbin).arg(source).output();
     match output {

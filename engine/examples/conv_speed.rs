@@ -7,9 +7,10 @@
 //! prints milliseconds and GFLOP/s of the rows whose name contains PATTERN, limited to the given SIMD level, and the speedup over
 //! PyTorch 2.11 (oneDNN, two Zen 4 cores, two threads) where it was measured. Times are process CPU time divided by the number of
 //! threads, the median of several calls, which is robust against other load on the machine.
+use fornax_engine::conv_kernels as conv2d;
 use fornax_engine::conv_shape::{ConvAlgorithm, ConvShape};
+use fornax_engine::cpu::scratch;
 use fornax_engine::cpu::simd::{self, Level};
-use fornax_engine::cpu::{conv2d, scratch};
 
 /// PyTorch's milliseconds for the forward pass, data gradient and weight gradient; 0 where not measured.
 type PytorchTimes = [f64; 3];

@@ -4,27 +4,28 @@
 //! function with its saved tensors. [`Tensor::backward`] visits nodes in reverse order of creation, accumulates gradients in the
 //! leaves, and drops each backward function and its saved tensors as soon as it has run. [`gradients()`] returns the gradients of chosen
 //! tensors instead, and can track their computation, so that they can be differentiated again.
+mod checkpoint;
+mod derivative;
 mod gradients;
+mod hooks;
 mod leaf_backward;
+mod saved;
 mod saved_versions;
 mod with_backward;
+mod with_gradient;
 
+pub use checkpoint::checkpoint;
+pub(crate) use derivative::{Derivative, GradientSum, Gradients, PendingTerm};
 pub use gradients::gradients;
 pub(crate) use gradients::recomputed_gradients;
+pub use hooks::{GradientHook, Hook};
+pub(crate) use saved::{Saved, Saves};
 
 use crate::{DType, Error, Result, Shape, Tensor};
-use saved_versions::SavedVersions;
-use std::any::Any;
+use hooks::GradientHooks;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Backward function of an operation: maps the gradient of its output to the gradients of its inputs. The second argument marks
-/// the inputs that need a gradient; the others get `None`.
-pub type BackwardFn = dyn Fn(Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
-
-/// Function that is called with a leaf's gradient once a backward pass has accumulated all of it.
-pub type Hook = Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>;
 
 /// Runs `f` with gradient tracking disabled on this thread, as PyTorch's `no_grad`.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
@@ -32,7 +33,7 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `f` with gradient tracking enabled or disabled on this thread.
-fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
+pub(crate) fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -41,33 +42,6 @@ fn with_grad_enabled<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(GRAD_ENABLED.replace(enabled));
     f()
-}
-
-/// `f(x)` with gradient checkpointing: only x is saved, and the backward pass recomputes `f` (Chen et al., "Training deep nets with
-/// sublinear memory cost", 2016). `parameters` are the variables that `f` reads; they receive gradients as usual. `f` must be
-/// deterministic. Its second argument is true when it is recomputed, so that running statistics are updated only once.
-pub fn checkpoint<F>(x: &Tensor, parameters: &[Tensor], f: F) -> Result<Tensor>
-where
-    F: Fn(&Tensor, bool) -> Result<Tensor> + Send + Sync + 'static,
-{
-    let y = no_grad(|| f(&x.detach(), false))?;
-    let inputs: Vec<&Tensor> = [x].into_iter().chain(parameters).collect();
-    Ok(y.with_composed_backward("checkpoint", &inputs, || {
-        let saved: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
-        move |grad: Tensor, needs: &[bool]| {
-            let create_graph = GRAD_ENABLED.get();
-            let x = match (needs[0], create_graph) {
-                (true, true) => saved[0].reshape(*saved[0].shape())?,
-                (true, false) => saved[0].detach().variable(),
-                (false, _) => saved[0].detach(),
-            };
-            let y = with_grad_enabled(true, || f(&x, true))?;
-            let all = [&x].into_iter().chain(&saved[1..]).zip(needs);
-            let wanted: Vec<&Tensor> = all.filter_map(|(t, need)| need.then_some(t)).collect();
-            let mut grads = gradients(&[(&y, &grad)], &wanted, create_graph)?.into_iter();
-            Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
-        }
-    }))
 }
 
 thread_local! {
@@ -90,6 +64,9 @@ pub(crate) enum AutogradMeta {
 pub(crate) struct Leaf {
     pub(crate) dtype: DType,
     pub(crate) grad: Mutex<Option<Tensor>>,
+    /// Hooks on the gradient of one backward pass, before it is accumulated.
+    pub(crate) gradient_hooks: GradientHooks,
+    /// Hooks on the accumulated gradient.
     pub(crate) hooks: Mutex<Vec<Hook>>,
     /// See [`Tensor::allow_low_precision_grad`].
     pub(crate) allows_low_precision_grad: AtomicBool,
@@ -102,6 +79,7 @@ impl Leaf {
         Leaf {
             dtype,
             grad: Mutex::default(),
+            gradient_hooks: GradientHooks::default(),
             hooks: Mutex::default(),
             allows_low_precision_grad: AtomicBool::new(false),
             autocast_cache: Mutex::default(),
@@ -121,66 +99,20 @@ pub(crate) struct Node {
     op: &'static str,
     shape: Shape,
     inputs: Vec<AutogradMeta>,
-    saved: Mutex<SavedVersions>,
     backward: Mutex<Option<Arc<Backward>>>,
+    hooks: GradientHooks,
 }
 
-/// The backward function of an operation, and whether it supports `create_graph`.
-pub(crate) enum Backward {
-    /// Kernels, which are not tracked: first derivatives only.
-    Once(Box<BackwardFn>),
-    /// A composition of operations, on saved tensors that are still in the graph: derivatives of any order.
-    Composed(Box<BackwardFn>),
-    /// A cast from this dtype to another float dtype.
-    Cast(DType),
-    /// Kernels, with alternatives.
-    Fused(FusedBackward),
-    /// As `Composed`, for a function that can add to the gradients of other operations.
-    Accumulating(Box<AccumulatingBackwardFn>),
-    /// A function of the operation's own output, which is passed to it. (Saving a tracked output in the function would be a reference
-    /// cycle.)
-    FromOutput(Tensor, Box<OutputBackwardFn>),
+/// Derivative of a tracked operation, and the tensors that it reads.
+struct Backward {
+    derivative: Box<dyn Derivative>,
+    saved: Saved,
 }
 
-/// Backward function by kernels, with alternatives for some cases.
-pub(crate) struct FusedBackward {
-    pub(crate) kernels: Box<BackwardFn>,
-    /// An equivalent composition of operations that replaces the kernels with `create_graph`; without it, the operation has no second
-    /// derivative.
-    pub(crate) composition: Option<Box<BackwardFn>>,
-    /// The function for a gradient whose last term is not computed yet.
-    pub(crate) joining: Option<Box<JoiningBackwardFn>>,
+/// True if operations on this thread are tracked: also in a backward pass with `create_graph`.
+pub(crate) fn is_grad_enabled() -> bool {
+    GRAD_ENABLED.get()
 }
-
-/// A [`BackwardFn`] whose gradient is the sum of a term and a tensor, if any.
-pub(crate) type JoiningBackwardFn =
-    dyn Fn(&dyn PendingTerm, Option<Tensor>, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
-
-/// Term of a gradient that is left to the next backward function, which may compute it together with its own work.
-pub(crate) trait PendingTerm: Any + Send + Sync {
-    /// The sum of the term and `sum`.
-    fn add_to(&self, sum: Option<Tensor>) -> Result<Tensor>;
-}
-
-/// The gradient of an input to which an [`AccumulatingBackwardFn`] contributes.
-#[derive(Default)]
-pub(crate) struct GradientSum {
-    /// Sum of the gradients that other operations have computed so far, if any. A function that takes it returns the new sum in place of
-    /// its gradient.
-    pub(crate) sum: Option<Tensor>,
-    /// The backward function of the operation that computed the input takes a [`GradientSum::term`].
-    pub(crate) accepts_term: bool,
-    /// The function's gradient, if it is not computed yet; the function then returns none.
-    pub(crate) term: Option<Box<dyn PendingTerm>>,
-}
-
-/// A [`BackwardFn`] with a third argument: for each input, the state of its gradient. With `create_graph` there are no sums.
-pub(crate) type AccumulatingBackwardFn =
-    dyn Fn(Tensor, &[bool], &mut [GradientSum]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
-
-/// A [`BackwardFn`] whose first argument is the operation's output.
-pub(crate) type OutputBackwardFn =
-    dyn Fn(&Tensor, Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + Send + Sync;
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
@@ -189,37 +121,41 @@ pub(crate) fn is_tracked(inputs: &[&Tensor]) -> bool {
     GRAD_ENABLED.get() && inputs.iter().any(|t| t.requires_grad())
 }
 
-/// Adds an operation to the graph if it [is tracked](is_tracked). Only then is `make` called, which builds the backward function and
-/// saves its tensors; writing to a tensor of `saved` before the backward pass makes that pass an error.
-fn track(
+/// Adds an operation with a float result to the graph if it [is tracked](is_tracked): its first result becomes the output of a node. Writing to a
+/// saved tensor before the backward pass makes that pass an error.
+pub(crate) fn track(
     op: &'static str,
-    shape: Shape,
-    inputs: &[&Tensor],
-    saved: &[&Tensor],
-    make: impl FnOnce() -> Backward,
-) -> AutogradMeta {
-    if !is_tracked(inputs) {
-        return AutogradMeta::None;
+    operands: &[&Tensor],
+    mut results: Vec<Tensor>,
+    derivative: impl Derivative,
+) -> Vec<Tensor> {
+    if !is_tracked(operands) || !results[0].dtype().is_float() {
+        return results;
     }
-    AutogradMeta::Node(Arc::new(Node {
+    let needs: Vec<bool> = operands.iter().map(|t| t.requires_grad()).collect();
+    let mut saved = Saved::new(derivative.saves(&needs), operands, &results);
+    saved.extend_versions(&derivative.holds());
+    let node = Node {
         sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
         op,
-        shape,
-        inputs: inputs.iter().map(|t| t.autograd_meta().clone()).collect(),
-        saved: Mutex::new(SavedVersions::of(saved)),
-        backward: Mutex::new(Some(Arc::new(make()))),
-    }))
+        shape: *results[0].shape(),
+        inputs: operands.iter().map(|t| t.autograd_meta().clone()).collect(),
+        backward: Mutex::new(Some(Arc::new(Backward { derivative: Box::new(derivative), saved }))),
+        hooks: GradientHooks::default(),
+    };
+    results[0] = results[0].with_autograd_meta(AutogradMeta::Node(Arc::new(node)));
+    results
 }
 
 impl Node {
-    /// True if the backward function can add its gradients to sums of gradients.
+    /// True if the derivative can add its gradients to sums of gradients.
     fn accumulates(&self) -> bool {
-        matches!(self.backward().as_deref(), Some(Backward::Accumulating(_)))
+        self.backward().as_ref().is_some_and(|backward| backward.derivative.accumulates())
     }
 
-    /// True if the backward function takes a gradient whose last term is not computed yet.
+    /// True if the derivative takes a gradient whose last term is not computed yet. A hook needs the whole gradient.
     fn joins(&self) -> bool {
-        matches!(self.backward().as_deref(), Some(Backward::Fused(FusedBackward { joining: Some(_), .. })))
+        self.hooks.is_empty() && self.backward().as_ref().is_some_and(|backward| backward.derivative.joins())
     }
 
     /// [`Node::differentiate`] of a node that [joins](Node::joins), for the gradient `term + sum`.
@@ -228,64 +164,53 @@ impl Node {
         term: &dyn PendingTerm,
         sum: Option<Tensor>,
         needs: &[bool],
-    ) -> Result<Vec<Option<Tensor>>> {
-        let backward = self.backward().take();
-        let Some(Backward::Fused(FusedBackward { joining: Some(f), .. })) = backward.as_deref() else {
-            unreachable!("{} was offered a term", self.op)
-        };
-        self.saved().check(self.op)?;
-        f(term, sum, needs)
+    ) -> Result<Gradients> {
+        let backward = self.backward().take().ok_or_else(|| self.was_freed())?;
+        backward.saved.check(self.op)?;
+        backward.derivative.backward_joined(&backward.saved, term, sum, needs)
     }
 
     /// True for the cast of a variable whose gradient may stay in the dtype of the cast, that of `grad`.
     fn passes_low_precision_grad(&self, grad: &Tensor) -> bool {
-        matches!(grad.dtype(), DType::F16 | DType::BF16)
-            && matches!(self.backward().as_deref(), Some(Backward::Cast(_)))
+        grad.dtype().is_half()
+            && self.backward().as_ref().is_some_and(|backward| backward.derivative.is_cast())
             && matches!(&self.inputs[0], AutogradMeta::Leaf(leaf) if leaf.accepts_low_precision())
     }
 
-    /// The gradients of the inputs that need one; where a sum was taken from `sums`, the new sum. With `create_graph` the backward function
-    /// stays, and the gradients are tracked; otherwise it is dropped with its saved tensors before the backward functions of the inputs run.
+    /// The gradients of the inputs that need one; where a sum was taken from `sums`, the new sum. With `create_graph` the derivative stays, and
+    /// the gradients are tracked; otherwise it is dropped with its saved tensors before the derivatives of the inputs run.
     fn differentiate(
         self: &Arc<Node>,
         grad: Tensor,
         needs: &[bool],
         sums: &mut [GradientSum],
         create_graph: bool,
-    ) -> Result<Vec<Option<Tensor>>> {
+    ) -> Result<Gradients> {
         let backward = if create_graph { self.backward().clone() } else { self.backward().take() };
-        let backward = backward.ok_or_else(|| Error::Autograd {
-            why: format!(
-                "the graph of {} was already differentiated and freed; run the forward pass again",
-                self.op
-            ),
-        })?;
-        self.saved().check(self.op)?;
-        let grads = match &*backward {
-            Backward::Once(_) | Backward::Fused(FusedBackward { composition: None, .. }) if create_graph => {
-                Err(Error::Autograd {
-                    why: format!(
-                        "{} has no second derivative; call gradients with create_graph = false",
-                        self.op
-                    ),
-                })
-            }
-            Backward::Once(f) | Backward::Composed(f) => f(grad, needs),
-            Backward::Accumulating(f) => f(grad, needs, sums),
-            Backward::Cast(from) => Ok(vec![Some(grad.to_dtype(*from)?)]),
-            Backward::Fused(FusedBackward { composition: Some(f), .. }) if create_graph => f(grad, needs),
-            Backward::Fused(FusedBackward { kernels, .. }) => kernels(grad, needs),
-            Backward::FromOutput(y, f) if create_graph => {
-                f(&y.with_autograd_meta(AutogradMeta::Node(self.clone())), grad, needs)
-            }
-            Backward::FromOutput(y, f) => f(y, grad, needs),
+        let backward = backward.ok_or_else(|| self.was_freed())?;
+        let Backward { derivative, saved } = &*backward;
+        saved.check(self.op)?;
+        let grads = match create_graph {
+            true => derivative.backward(&saved.with_tracked_result(self), grad, needs),
+            false => derivative.backward_into(saved, grad, needs, sums),
         }?;
         debug_assert_eq!(grads.len(), self.inputs.len(), "{} returns a gradient for each input", self.op);
         Ok(grads)
     }
 
-    fn saved(&self) -> MutexGuard<'_, SavedVersions> {
-        self.saved.lock().unwrap_or_else(|e| e.into_inner())
+    /// Adds the versions of tensors that the derivative of this new node holds.
+    fn add_saved_versions(&self, tensors: &[&Tensor]) {
+        let mut backward = self.backward();
+        let backward = backward.as_mut().and_then(Arc::get_mut).expect("a new node has one owner");
+        backward.saved.extend_versions(tensors);
+    }
+
+    fn was_freed(&self) -> Error {
+        let why = format!(
+            "the graph of {} was already differentiated and freed; run the forward pass again",
+            self.op
+        );
+        Error::Autograd { why }
     }
 
     fn backward(&self) -> MutexGuard<'_, Option<Arc<Backward>>> {

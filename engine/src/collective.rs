@@ -72,7 +72,7 @@ pub fn gathered_shape(tensor: &Tensor, world: usize) -> Result<Shape> {
         return Err(Error::shape("all_gather", &[("tensor", tensor)], "has too many axes for one more"));
     }
     let dims: Vec<usize> = [world].into_iter().chain(tensor.dims().iter().copied()).collect();
-    Ok(Shape::from(&dims[..]))
+    Shape::new(&dims)
 }
 
 /// Checks that a reduction supports the dtype of a tensor: [`Reduction::Mean`] needs floats.

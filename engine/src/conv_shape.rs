@@ -1,4 +1,6 @@
 //! The geometry of a 2-D convolution, shared by the operation, its kernels, tests and benches.
+use crate::shape::{MAX_NUMEL, Shape};
+use crate::window::{MAX_SIDE, free_steps};
 
 /// Shapes and options of one convolution: input `[n, h, w, c_in]`, weight `[c_out, kh, kw, c_in / groups]`,
 /// output `[n, out_h, out_w, c_out]`. Pairs are (vertical, horizontal).
@@ -60,6 +62,28 @@ impl ConvShape {
             dilation: [1; 2],
             groups: 1,
             algorithm: ConvAlgorithm::Auto,
+        }
+    }
+
+    /// True if the groups divide the channels, the kernel fits into the padded input, whose height and width are at most 2^31 - 1, and
+    /// the elements of all tensors and the MACs can be counted. The other methods and the kernels require it.
+    pub fn is_valid(&self) -> bool {
+        let axis = |axis: usize, size: usize| {
+            let (stride, dilation) = (self.stride[axis], self.dilation[axis]);
+            let steps = free_steps(size, self.kernel[axis], self.padding[axis], dilation);
+            (1..=MAX_SIDE).contains(&stride) && (1..=MAX_SIDE).contains(&dilation) && steps.is_some()
+        };
+        let counts = |dims: [usize; 4]| Shape::new(&dims).is_ok();
+        let divides = |channels: usize| self.groups > 0 && channels.is_multiple_of(self.groups);
+        divides(self.c_in) && divides(self.c_out) && axis(0, self.h) && axis(1, self.w) && {
+            let [kh, kw] = self.kernel;
+            let (output, weight) =
+                ([self.n, self.out_h(), self.out_w(), self.c_out], [kh, kw, self.group_in()]);
+            let macs = output.into_iter().chain(weight).try_fold(1usize, |n, d| n.checked_mul(d.max(1)));
+            counts([self.n, self.h, self.w, self.c_in])
+                && counts([self.c_out, kh, kw, self.group_in()])
+                && counts(output)
+                && macs.is_some_and(|macs| macs <= MAX_NUMEL)
         }
     }
 

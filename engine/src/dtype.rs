@@ -34,9 +34,22 @@ impl DType {
         }
     }
 
+    /// Bytes of `len` elements.
+    ///
+    /// # Panics
+    /// When they exceed the address space, which no [`Shape`](crate::Shape)'s elements do.
+    pub(crate) const fn bytes(self, len: usize) -> usize {
+        len.checked_mul(self.size()).expect("elements fit in the address space")
+    }
+
     /// True for f32, f16, bf16 and f64: the dtypes that can carry a gradient.
     pub const fn is_float(self) -> bool {
         !matches!(self, DType::I64 | DType::U8)
+    }
+
+    /// True for f16 and bf16.
+    pub(crate) const fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
     }
 }
 
@@ -178,6 +191,39 @@ pub fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {
 pub fn as_f32_mut<T: Element>(x: &mut [T]) -> Option<&mut [f32]> {
     if T::DTYPE == DType::F32 { Some(bytemuck::cast_slice_mut(x)) } else { None }
 }
+
+/// Runs `$body` with `$T` as the Rust type of a dtype; any dtype.
+macro_rules! dispatch_any {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F16 => {
+                type $T = $crate::dtype::f16;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = $crate::dtype::bf16;
+                $body
+            }
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::DType::I64 => {
+                type $T = i64;
+                $body
+            }
+            $crate::DType::U8 => {
+                type $T = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use dispatch_any;
 
 #[cfg(test)]
 mod tests {

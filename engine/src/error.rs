@@ -1,6 +1,7 @@
 //! Errors of the engine. Each names the operation, its operands and what would have been accepted.
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use crate::{DType, Device, Shape, Tensor};
+use std::borrow::Cow;
 use std::fmt;
 
 /// The result of a fallible engine call.
@@ -28,7 +29,7 @@ pub enum Error {
         /// Its operands.
         operands: Operands,
         /// The accepted dtypes.
-        accepted: &'static str,
+        accepted: Cow<'static, str>,
     },
     /// An option or an element is out of range.
     #[error("{op}: {why} (got {operands})")]
@@ -107,8 +108,12 @@ impl Error {
     }
 
     /// A dtype error of `op` over named operands.
-    pub fn dtype(op: &'static str, operands: &[(&'static str, &Tensor)], accepted: &'static str) -> Error {
-        Error::DType { op, operands: Operands::of(operands), accepted }
+    pub fn dtype(
+        op: &'static str,
+        operands: &[(&'static str, &Tensor)],
+        accepted: impl Into<Cow<'static, str>>,
+    ) -> Error {
+        Error::DType { op, operands: Operands::of(operands), accepted: accepted.into() }
     }
 
     /// A value error of `op` over named operands.

@@ -20,18 +20,23 @@ mod device;
 pub mod dtype;
 mod error;
 pub mod fuse;
+pub mod host_memory;
 mod mapped;
+pub mod op;
 mod ops;
-pub mod pool_shape;
 pub mod random;
 pub mod resampling;
+mod self_test;
 mod shape;
 mod shapes_only;
 mod storage;
 mod tensor;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod window;
 
 pub use activation::Activation;
-pub use autograd::{BackwardFn, Hook, checkpoint, gradients, no_grad};
+pub use autograd::{GradientHook, Hook, checkpoint, gradients, no_grad};
 pub use collective::{Collective, PendingCollective, Reduction};
 pub use conv_shape::{ConvAlgorithm, ConvShape};
 pub use device::Device;
@@ -39,13 +44,20 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
 pub use fuse::UpdateRule;
 pub use mapped::MappedFile;
+#[doc(inline)]
+pub use ops::conv::cpu as conv_kernels;
 pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, ConvBatchNorm, GlobalPool};
 pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation, MaskRng};
 pub use ops::{GradClip, GradientRule, LossScaling, PendingUpdateStats};
-pub use ops::{UpdateOperands, UpdateState, UpdateStats, pack, update};
-pub use pool_shape::Pool2dOptions;
+pub use ops::{Pool2dOptions, UpdateOperands, UpdateState, UpdateStats, pack, update};
 pub use resampling::Interpolation;
-pub use shape::{MAX_RANK, Shape};
+pub use self_test::{SelfTest, self_tests};
+pub use shape::{IntoShape, MAX_NUMEL, MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
 pub use storage::{ReadGuard, WriteGuard};
 pub use tensor::Tensor;
+
+/// The guide's examples, compiled and run as documentation tests.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../../docs/kernels.md")]
+pub struct KernelGuide;

@@ -1,5 +1,4 @@
 //! Resampling along one axis as a banded matrix: interpolation, average pooling, and their transposes.
-use crate::pool_shape::PoolShape;
 
 /// Interpolation mode of [`crate::Tensor::interpolate`]; PyTorch's conventions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +21,15 @@ pub enum Interpolation {
     },
 }
 
+/// Values outside of the images of [`crate::Tensor::grid_sample`]; PyTorch's conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GridPadding {
+    /// Zeros.
+    Zeros,
+    /// Those of the nearest pixel of the border.
+    Border,
+}
+
 /// Output elements as weighted sums of neighbouring input elements: a matrix `[outputs, inputs]` with one band per row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
@@ -39,6 +47,11 @@ pub struct ResamplingBand {
 }
 
 impl Resampling {
+    /// The matrix of the given rows.
+    pub(crate) fn new(inputs: usize, rows: Vec<ResamplingBand>) -> Resampling {
+        Resampling { inputs, rows }
+    }
+
     /// Interpolation of `inputs` elements to `outputs`; both at least 1.
     pub fn interpolation(inputs: usize, outputs: usize, how: Interpolation) -> Resampling {
         let scale = |align_corners: bool| match (align_corners, outputs) {
@@ -76,24 +89,6 @@ impl Resampling {
             ResamplingBand { start: window.start, weights: vec![1.0 / window.len() as f64; window.len()] }
         });
         Resampling { inputs, rows: rows.collect() }
-    }
-
-    /// The means of a pooling's windows along an axis. A window that reaches over an edge divides by the number of elements inside the
-    /// image; with `count_include_pad` padding counts too, but never the elements that only `ceil_mode` adds.
-    pub fn window_mean(s: &PoolShape, axis: usize, count_include_pad: bool) -> Resampling {
-        let rows = (0..s.out[axis]).map(|i| {
-            let inside = s.taps(axis, i);
-            let start = s.start(axis, i);
-            let end = start + s.pool.kernel[axis] as isize;
-            let padded = end.min((s.size[axis] + s.pool.padding[axis]) as isize) - start;
-            let positions: Vec<usize> = inside.map(|(_, at)| at).collect();
-            let divisor = if count_include_pad { padded as usize } else { positions.len() };
-            ResamplingBand {
-                start: positions.first().copied().unwrap_or(0),
-                weights: vec![1.0 / divisor as f64; positions.len()],
-            }
-        });
-        Resampling { inputs: s.size[axis], rows: rows.collect() }
     }
 
     /// The transposed matrix, which maps gradients of the output to gradients of the input.

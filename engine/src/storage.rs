@@ -2,11 +2,13 @@
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu};
 use crate::{DType, Device, Element, Result, shapes_only};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::RefUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A buffer on a device. It can move to another device: all tensors that share it move with it.
 pub(crate) struct Storage {
@@ -19,6 +21,9 @@ pub(crate) struct Storage {
     formula: Mutex<Option<Arc<dyn DeferredElements>>>,
     keeps_formula: bool,
 }
+
+// A panic while writing leaves valid numbers, so tensors may be used after it is caught, as with std's lock.
+impl RefUnwindSafe for Storage {}
 
 /// Formula of elements on the CPU that are computed when they are first read or written.
 pub(crate) trait DeferredElements: Any + Send + Sync {
@@ -39,7 +44,7 @@ pub(crate) enum StorageBuffer {
 impl Storage {
     /// Host memory for `len` elements of `T`, filled by `fill`.
     pub(crate) fn build<T: Element>(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Storage> {
-        let bytes = len * std::mem::size_of::<T>();
+        let bytes = T::DTYPE.bytes(len);
         if shapes_only::is_active() {
             return Ok(Storage::of(StorageBuffer::Cpu(CpuBuffer::untouched(bytes)?)));
         }
@@ -74,8 +79,7 @@ impl Storage {
         }
     }
 
-    /// The buffer, locked for reading, after deferred elements were computed. A poisoned lock is ignored: a panic while writing leaves
-    /// valid numbers.
+    /// The buffer, locked for reading, after deferred elements were computed. A panic while writing leaves valid numbers.
     pub(crate) fn buffer(&self) -> Result<RwLockReadGuard<'_, StorageBuffer>> {
         let guard = self.locked();
         if !matches!(&*guard, StorageBuffer::Deferred) {
@@ -96,8 +100,10 @@ impl Storage {
         matches!(&*self.locked(), StorageBuffer::Deferred)
     }
 
+    /// The buffer, locked for reading. Recursive: an operation may read one storage by several operands (`x.add(&x)`), and its second lock
+    /// must not wait for a writer that waits for the first, as a lock that prefers writers would.
     fn locked(&self) -> RwLockReadGuard<'_, StorageBuffer> {
-        self.buffer.read().unwrap_or_else(|e| e.into_inner())
+        self.buffer.read_recursive()
     }
 
     fn formula_slot(&self) -> MutexGuard<'_, Option<Arc<dyn DeferredElements>>> {
@@ -116,7 +122,7 @@ impl Storage {
 
     /// The buffer, locked for writing, after deferred elements were computed.
     fn buffer_mut(&self) -> Result<RwLockWriteGuard<'_, StorageBuffer>> {
-        let mut guard = self.buffer.write().unwrap_or_else(|e| e.into_inner());
+        let mut guard = self.buffer.write();
         if matches!(&*guard, StorageBuffer::Deferred) {
             let formula = self.formula().expect("deferred elements have a formula");
             *guard = StorageBuffer::Cpu(formula.compute()?);
@@ -129,7 +135,7 @@ impl Storage {
 
     /// Replaces the buffer with one of the same elements on another device.
     pub(crate) fn replace(&self, buffer: StorageBuffer) {
-        let mut guard = self.buffer.write().unwrap_or_else(|e| e.into_inner());
+        let mut guard = self.buffer.write();
         *self.formula_slot() = None;
         self.device_index.store(device_index(&buffer), Ordering::Release);
         *guard = buffer;
@@ -145,7 +151,7 @@ impl Storage {
     }
 
     pub(crate) fn into_buffer(self) -> StorageBuffer {
-        self.buffer.into_inner().unwrap_or_else(|e| e.into_inner())
+        self.buffer.into_inner()
     }
 
     fn of(buffer: StorageBuffer) -> Storage {
@@ -190,7 +196,7 @@ impl<'a, T: Element> ReadGuard<'a, T> {
         let StorageBuffer::Cuda(buffer) = &*guard else {
             return Ok(Ok(ReadGuard { bytes: Bytes::Shared(guard), start, len, element: PhantomData }));
         };
-        let mut copy = CpuBuffer::new(len * std::mem::size_of::<T>())?;
+        let mut copy = CpuBuffer::new(T::DTYPE.bytes(len))?;
         let downloaded = buffer.gpu().download(buffer.slice(start, len, T::DTYPE), copy.as_mut_slice());
         Ok(downloaded.map(|()| ReadGuard { bytes: Bytes::Copied(copy), start: 0, len, element: PhantomData }))
     }
@@ -203,7 +209,7 @@ impl<T: Element> Deref for ReadGuard<'_, T> {
             Bytes::Copied(buffer) => buffer,
             Bytes::Shared(guard) => cpu_buffer(guard),
         };
-        &buffer.as_slice()[self.start..self.start + self.len]
+        &buffer.as_slice()[self.start..][..self.len]
     }
 }
 
@@ -229,7 +235,7 @@ impl<'a, T: Element> WriteGuard<'a, T> {
 impl<T: Element> Deref for WriteGuard<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &cpu_buffer(&self.guard).as_slice()[self.start..self.start + self.len]
+        &cpu_buffer(&self.guard).as_slice()[self.start..][..self.len]
     }
 }
 
@@ -238,7 +244,7 @@ impl<T: Element> DerefMut for WriteGuard<'_, T> {
         let StorageBuffer::Cpu(buffer) = &mut *self.guard else {
             unreachable!("the guard was made for host memory")
         };
-        &mut buffer.as_mut_slice()[self.start..self.start + self.len]
+        &mut buffer.as_mut_slice()[self.start..][..self.len]
     }
 }
 
@@ -274,5 +280,34 @@ impl<'a> DeviceView<'a> {
             panic!("a kernel launcher received a tensor on the CPU")
         };
         buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Tensor;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn second_read_while_a_writer_waits_does_not_deadlock() {
+        let x = Tensor::scalar(1.0f32).expect("memory");
+        let (done, result) = mpsc::channel();
+        thread::spawn(move || {
+            let first = x.read::<f32>().expect("f32");
+            let writer = {
+                let x = x.clone();
+                thread::spawn(move || x.write::<f32>().expect("f32")[0] = 2.0)
+            };
+            // Time for the writer to reach the lock.
+            thread::sleep(Duration::from_millis(100));
+            let sum = first[0] + x.read::<f32>().expect("f32")[0];
+            drop(first);
+            writer.join().expect("the writer ends");
+            done.send((sum, x.item().expect("one element"))).expect("the test waits");
+        });
+        let values = result.recv_timeout(Duration::from_secs(20)).expect("both reads and the write end");
+        assert_eq!(values, (2.0, 2.0));
     }
 }

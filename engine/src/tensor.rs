@@ -1,9 +1,9 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
-use crate::autograd::{AutogradMeta, Hook, Leaf};
+use crate::autograd::{AutogradMeta, Leaf};
 use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};
-use crate::{DType, Device, Element, Error, Result, Shape};
+use crate::{DType, Device, Element, Error, IntoShape, Result, Shape};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,8 +24,8 @@ struct Inner {
 /// Constructors.
 impl Tensor {
     /// A tensor of the given elements, row-major.
-    pub fn from_slice<T: Element>(data: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn from_slice<T: Element>(data: &[T], shape: impl IntoShape) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if shape.numel() != data.len() {
             let why = format!("shape {shape} needs {} elements, not {}", shape.numel(), data.len());
             return Err(Error::Shape { op: "from_slice", operands: crate::error::Operands(vec![]), why });
@@ -34,7 +34,7 @@ impl Tensor {
     }
 
     /// A tensor of the given elements, row-major.
-    pub fn from_vec<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+    pub fn from_vec<T: Element>(data: Vec<T>, shape: impl IntoShape) -> Result<Tensor> {
         Tensor::from_slice(&data, shape)
     }
 
@@ -44,8 +44,8 @@ impl Tensor {
     }
 
     /// A tensor whose elements are all `value`, rounded to the dtype. Any dtype; f64 on the CPU only.
-    pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn full(shape: impl IntoShape, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         if let Device::Cuda(ordinal) = *device
             && dtype != DType::F64
         {
@@ -54,23 +54,23 @@ impl Tensor {
                 .and_then(|gpu| Tensor::build_on(&gpu, shape, dtype, |y| cuda::copy::fill(&gpu, y, value)))
                 .map_err(|e| e.with_op_context("full", *device, &[]));
         }
-        crate::ops::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
+        crate::dtype::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?
             .to_device(device)
     }
 
     /// A tensor of zeros.
-    pub fn zeros(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn zeros(shape: impl IntoShape, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 0.0, dtype, device)
     }
 
     /// A tensor of ones.
-    pub fn ones(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn ones(shape: impl IntoShape, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 1.0, dtype, device)
     }
 
     /// A CPU tensor whose elements `fill` writes. The memory it receives has arbitrary content; it must write all of it.
-    pub fn build<T: Element>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
-        let shape = shape.into();
+    pub fn build<T: Element>(shape: impl IntoShape, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
+        let shape = shape.into_shape()?;
         let storage = Storage::build(shape.numel(), fill)?;
         Ok(Tensor::assemble(Arc::new(storage), 0, shape, T::DTYPE, AutogradMeta::None))
     }
@@ -94,11 +94,10 @@ impl Tensor {
     /// A tensor on a GPU. `fill` queues the kernels that write all of its elements.
     pub(crate) fn build_on(
         gpu: &Arc<Gpu>,
-        shape: impl Into<Shape>,
+        shape: Shape,
         dtype: DType,
         fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> cuda::Result<Tensor> {
-        let shape = shape.into();
         let storage = Arc::new(Storage::on_gpu(gpu, shape.numel(), dtype)?);
         let tensor = Tensor::assemble(storage, 0, shape, dtype, AutogradMeta::None);
         fill(tensor.device_view().slice())?;
@@ -171,7 +170,7 @@ impl Tensor {
         if self.numel() != 1 {
             return Err(Error::shape("item", &[("self", self)], "needs exactly one element"));
         }
-        crate::ops::dispatch_any!(self.dtype(), T => Ok(self.read::<T>()?[0].to_f64()))
+        crate::dtype::dispatch_any!(self.dtype(), T => Ok(self.read::<T>()?[0].to_f64()))
     }
 
     /// Overwrites the elements with those of `source`, which must have the same shape and dtype; any device.
@@ -189,13 +188,13 @@ impl Tensor {
                 self.bump_version();
                 to.gpu().copy(from.slice(), to.slice()).map_err(|e| self.error("copy_from", e))
             }
-            (Device::Cuda(_), _) => crate::ops::dispatch_any!(self.dtype(), T => {
+            (Device::Cuda(_), _) => crate::dtype::dispatch_any!(self.dtype(), T => {
                 let (data, to) = (source.read::<T>()?, self.device_view());
                 self.bump_version();
                 let uploaded = to.gpu().upload(bytemuck::cast_slice(&data), to.slice());
                 uploaded.map_err(|e| self.error("copy_from", e))
             }),
-            (Device::Cpu, _) => crate::ops::dispatch_any!(self.dtype(), T => {
+            (Device::Cpu, _) => crate::dtype::dispatch_any!(self.dtype(), T => {
                 let data = source.to_vec::<T>()?;
                 self.write::<T>()?.copy_from_slice(&data);
                 Ok(())
@@ -210,8 +209,13 @@ impl Tensor {
             return Ok(());
         }
         let whole = self.0.storage.len(self.dtype());
-        let all =
-            Tensor::assemble(self.0.storage.clone(), 0, [whole].into(), self.dtype(), AutogradMeta::None);
+        let all = Tensor::assemble(
+            self.0.storage.clone(),
+            0,
+            Shape::must_fit(&[whole]),
+            self.dtype(),
+            AutogradMeta::None,
+        );
         let moved = all.copy_to_device(device)?;
         let sole = Arc::into_inner(moved.0).and_then(|inner| Arc::into_inner(inner.storage));
         self.0.storage.replace(sole.expect("a fresh copy has one owner").into_buffer());
@@ -222,7 +226,7 @@ impl Tensor {
     pub(crate) fn copy_to_device(&self, device: &Device) -> Result<Tensor> {
         let to = match *device {
             Device::Cpu => {
-                crate::ops::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
+                crate::dtype::dispatch_any!(self.dtype(), T => Tensor::build(*self.shape(), |_: &mut [T]| ()))?
             }
             Device::Cuda(_) if self.dtype() == DType::F64 => {
                 return Err(Error::dtype("to_device", &[("x", self)], "every dtype but f64 on a GPU"));
@@ -242,7 +246,7 @@ impl Tensor {
         if self.device() != Device::Cpu {
             return self.copy_to_device(&self.device());
         }
-        crate::ops::dispatch_any!(self.dtype(), T => {
+        crate::dtype::dispatch_any!(self.dtype(), T => {
             let data = self.read::<T>()?;
             Tensor::build(*self.shape(), |out: &mut [T]| out.copy_from_slice(&data))
         })
@@ -260,6 +264,23 @@ impl Tensor {
     /// such as the replay of a CUDA graph, changes them.
     pub fn bump_version(&self) {
         self.0.storage.bump_version();
+    }
+
+    /// Borrows the bytes of a CPU tensor's whole memory for reading, which views share.
+    pub(crate) fn read_storage_bytes(&self) -> Result<ReadGuard<'_, u8>> {
+        ReadGuard::new(&self.0.storage, 0, self.0.storage.len(DType::U8))?.map_err(|e| self.error("read", e))
+    }
+
+    /// Distance in bytes of the first element from the beginning of the memory that views share.
+    pub(crate) fn byte_offset(&self) -> usize {
+        self.0.offset * self.dtype().size()
+    }
+
+    /// Borrows the bytes of a CPU tensor for writing.
+    pub(crate) fn write_bytes(&self) -> Result<WriteGuard<'_, u8>> {
+        let bytes = self.numel() * self.dtype().size();
+        let guard = WriteGuard::new(&self.0.storage, self.byte_offset(), bytes)?;
+        Ok(guard.expect("the elements are on the CPU"))
     }
 
     /// The memory of the elements.
@@ -355,20 +376,6 @@ impl Tensor {
             *leaf.grad.lock().unwrap_or_else(|e| e.into_inner()) = grad;
         }
     }
-
-    /// Registers a hook that is called with this variable's gradient once a backward pass has accumulated all of it.
-    /// Errors on a tensor that is not a variable.
-    pub fn register_hook(&self, hook: Hook) -> Result<()> {
-        match &self.0.autograd_meta {
-            AutogradMeta::Leaf(leaf) => {
-                leaf.hooks.lock().unwrap_or_else(|e| e.into_inner()).push(hook);
-                Ok(())
-            }
-            _ => Err(Error::Autograd {
-                why: "a hook can only be registered on a variable; this tensor is not one".into(),
-            }),
-        }
-    }
 }
 
 /// Used by operations.
@@ -379,7 +386,11 @@ impl Tensor {
 
     /// A view of the same elements from `start` (relative to this tensor), outside the graph.
     pub(crate) fn view(&self, start: usize, shape: Shape) -> Tensor {
-        debug_assert!(start + shape.numel() <= self.numel());
+        let end = start.checked_add(shape.numel());
+        assert!(
+            end.is_some_and(|end| end <= self.numel()),
+            "a view of {shape} at element {start} exceeds {self:?}"
+        );
         Tensor::assemble(
             self.0.storage.clone(),
             self.0.offset + start,
@@ -387,6 +398,11 @@ impl Tensor {
             self.dtype(),
             AutogradMeta::None,
         )
+    }
+
+    /// True for clones of one handle, which are one tensor of the graph.
+    pub(crate) fn is_same_handle(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// True when nothing else refers to these elements, so that an operation that owns this tensor may overwrite them.

@@ -86,7 +86,7 @@ fn hook_receives_the_complete_gradient_before_earlier_layers_run() -> Result<()>
     let (a, b) = (variable(&[2.0]), variable(&[3.0]));
     for (name, leaf) in [("a", &a), ("b", &b)] {
         let seen = seen.clone();
-        leaf.register_hook(Box::new(move |g| {
+        leaf.register_post_accumulate_grad_hook(Box::new(move |g| {
             seen.lock().expect("no panic").push((name, g.to_vec::<f32>()?));
             Ok(())
         }))?;
@@ -95,7 +95,9 @@ fn hook_receives_the_complete_gradient_before_earlier_layers_run() -> Result<()>
     let y = a.square()?.mul(&b)?.mul(&b)?;
     y.sum_all()?.backward()?;
     assert_eq!(*seen.lock().expect("no panic"), [("b", vec![24.0]), ("a", vec![36.0])]);
-    assert!(a.square()?.register_hook(Box::new(|_| Ok(()))).is_err(), "only variables have hooks");
+    let square = a.square()?;
+    let error = square.register_post_accumulate_grad_hook(Box::new(|_| Ok(()))).expect_err("no variable");
+    assert!(error.to_string().contains("use register_hook"), "{error}");
     Ok(())
 }
 
@@ -104,7 +106,7 @@ fn hook_runs_although_a_branch_has_no_gradient() -> Result<()> {
     let count = Arc::new(Mutex::new(0));
     let x = variable(&[2.0]);
     let c = count.clone();
-    x.register_hook(Box::new(move |_| {
+    x.register_post_accumulate_grad_hook(Box::new(move |_| {
         *c.lock().expect("no panic") += 1;
         Ok(())
     }))?;

@@ -54,17 +54,12 @@ fn create_graph_retains_the_graph() -> Result<()> {
 }
 
 #[test]
-fn unsupported_derivatives_are_errors() -> Result<()> {
+fn gradients_that_do_not_exist_are_errors() -> Result<()> {
     let (x, constant) = (variable(&[1.0, 2.0]), variable(&[3.0]).detach());
     let y = x.prod(0)?;
-    let fails_with = |result: Result<Tensor>, what: &str| {
-        let error = result.expect_err("not differentiable");
-        assert!(matches!(error, Error::Autograd { .. }) && error.to_string().contains(what), "{error}");
-    };
-    fails_with(gradient(&y, &x, true), "prod");
-    fails_with(gradient(&y, &constant, false), "input 0");
+    let error = gradient(&y, &constant, false).expect_err("not differentiable");
+    assert!(matches!(error, Error::Autograd { .. }) && error.to_string().contains("input 0"), "{error}");
     assert!(matches!(gradients(&[(&y, &x)], &[&x], false), Err(Error::Shape { .. })));
-    // The first derivative is supported.
     assert_eq!(gradient(&y, &x, false)?.to_vec::<f64>()?, [2.0, 1.0]);
     Ok(())
 }

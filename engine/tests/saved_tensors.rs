@@ -106,3 +106,12 @@ fn writing_before_a_second_derivative_is_an_error() -> Result<()> {
     assert!(error.contains("powf"), "{error}");
     Ok(())
 }
+
+#[test]
+fn writing_to_the_saved_indices_of_gather_is_an_error_in_the_backward_pass() {
+    let index = Tensor::from_slice(&[1i64, 0], [2]).expect("a tensor");
+    let out_of_range = Tensor::from_slice(&[1i64 << 40, -1], [2]).expect("a tensor");
+    let overwrite = |_: &Tensor, _: &Tensor| index.copy_from(&out_of_range).expect("equal shapes");
+    let error = error_after(|x| x.gather(0, &index), overwrite).expect("the indices were saved");
+    assert!(error.contains("gather") && error.contains("version 1, expected 0"), "{error}");
+}

@@ -1,6 +1,6 @@
 //! Self-tests of emulated devices.
 use fornax_engine::Device;
-use fornax_engine::cuda::self_tests;
+use fornax_engine::self_tests;
 use fornax_kernels::emulator::{EngineFault, plant_engine};
 
 #[test]

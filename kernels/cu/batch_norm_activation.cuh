@@ -1,7 +1,7 @@
 // Activations fused into batch norm, and their derivatives.
 #pragma once
 
-enum { kIdentity, kRelu, kRelu6, kSilu, kHardSwish };
+#include "arguments.cuh"
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 

@@ -1,10 +1,8 @@
 // Shared by the kernels of batch norm: merging of the backward pass's sums, and access to rows with a ReLU mask of one bit per element.
 #pragma once
+#include "arguments.cuh"
 #include "batch_norm.cuh"
 #include "column_merge.cuh"
-
-/// Dtypes of weight, bias, their gradients, and the running statistics.
-enum { kF32, kF16, kBf16 };
 
 /// Channels per byte of the ReLU mask; a row of the mask has ceil(c / 8) bytes, the first channel in the lowest bit.
 constexpr int kBits = 8;
@@ -43,23 +41,6 @@ template <bool kPacked, typename T> __device__ __forceinline__ void store_eight(
     }
   }
 }
-
-/// Content of `SumsMerge::factors`: zeros for running statistics; k2 and k3 for the batch's; the sums of d and of d * (x - mean), which are to
-/// be added over the ranks, for those of several ranks.
-enum FactorKind { kZeros, kOfBatch, kSums };
-
-/// Results of the sums pass, and what it takes to merge its partial sums. The gradients of weight and bias have dtype `dtype`, and are
-/// null where not wanted; `factors` is [2, c].
-struct SumsMerge {
-  unsigned* tickets;
-  /// Partial sums: by chunk, [chunks, 2, c], and merged by group of chunks, [groups, 2, c].
-  float* partial;
-  double* merged;
-  void *dweight, *dbias;
-  float* factors;
-  FactorKind kind;
-  int dtype;
-};
 
 /// Eight adjacent gradients of a row, and their bits of the mask.
 template <typename T> struct MaskedGradient {
@@ -136,8 +117,8 @@ __device__ inline void save_sums(const MergeThread& at, const SumsMerge& m, cons
       m.factors[c + j] = (float)of.dot;
       break;
   }
-  store_parameter(m.dweight, m.dtype, j, of.dot * saved[c + j]);
-  store_parameter(m.dbias, m.dtype, j, of.d);
+  store_parameter(m.dweight, m.format, j, of.dot * saved[c + j]);
+  store_parameter(m.dbias, m.format, j, of.d);
 }
 
 /// Merges the partial sums of all chunks.

@@ -4,10 +4,8 @@
 // last block of each kMergeGroup adjacent chunks to arrive merges their results, and the last of these blocks merges those of the groups.
 // Timing decides which blocks merge, but not what they add, nor the order in which they add it.
 #pragma once
+#include "arguments.cuh"
 #include "channels.cuh"
-
-/// Chunks that one block merges: large enough that few blocks merge, and small enough that a block merges them quickly.
-constexpr int kMergeGroup = 32;
 
 /// Position of a block in the merging of its column. `tickets` has gridDim.y / kMergeGroup + 2 counters per column, at least; they are 0
 /// before and after the launch.

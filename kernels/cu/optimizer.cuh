@@ -6,55 +6,11 @@
 // parameter, computed once per block in double, and functions of single elements. Sums are merged by each block that reads them, in an
 // order that depends on shapes alone; the last block to finish increments the step count.
 #pragma once
+#include "arguments.cuh"
 #include "fuse.cuh"
 
-constexpr int kParameters = 240, kMoments = 5, kMaxSharedScalars = 3;
-
-/// One parameter: addresses of its weights, gradient, moments, EMA, low-precision copy and per-parameter scalar (null if absent).
-struct Parameter {
-  unsigned long long weights, gradient, moments[kMoments], ema, low_precision, param_scalar;
-  long long n;
-  /// Elements of a row, and of a chunk; a block processes one chunk.
-  int row_length, chunk_length;
-  /// Index of its first chunk within the launch, and of its first row among the rows of all parameters.
-  int chunk, row;
-  float weight_decay, lr_scale;
-  int ndim, adaptive_clip;
-  /// Formats of the low-precision copy and of the weights, if these are to be rounded.
-  int low_precision_format, round_format;
-  /// Length of the last axis, if the second moment is factored; the last two moments are then its means over the last and first axis.
-  int inner;
-  /// Format of the gradient.
-  int gradient_format;
-};
-
-struct ParameterTable {
-  long long count;
-  Parameter entries[kParameters];
-};
-
-/// Arguments of an update besides the parameters. `partial` holds partial sums by chunk, `row_sums` sums by row, and `agc_scale`, unless
-/// it is null, the gradient multiplier of each row by adaptive gradient clipping.
-struct UpdateArgs {
-  float* scalars;
-  long long* step;
-  unsigned* ticket;
-  double* partial;
-  float *row_sums, *agc_scale;
-  /// Gradients are clamped to +-clip_value unless it is 0.
-  float clip_value;
-  /// Index of this launch's first chunk among those of all launches; number of all chunks; number of blocks that take a ticket, or 0.
-  int first_chunk, chunks, blocks;
-};
-
-/// Moments that hold the row and column means of a factored second moment, and the maximum product of its axes between first and last.
-constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1, kMaxMeans = 64;
-
-/// Half-precision formats, and none: f32.
-enum { kNoFormat, kHalf, kBfloat };
-
-/// Indices of `UpdateArgs::scalars`, as `UpdateScalar` in `engine/src/ops/update_state.rs`.
-enum { kLr, kEmaComplement, kLossScale, kGoodUpdates, kGradFactor, kSkip, kGradNorm, kClippedNorm, kFirstSharedScalar };
+/// Moments that hold the row and column means of a factored second moment.
+constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1;
 
 namespace {
 

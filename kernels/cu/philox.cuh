@@ -1,10 +1,6 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011); the same words as `random::RngStream` on the CPU.
 #pragma once
-
-/// Philox key, and the upper three words of the counter: epoch, and sample index (low word first).
-struct PhiloxStream {
-  unsigned key[2], counter[3];
-};
+#include "arguments.cuh"
 
 /// Four random words for counter block `block` of a stream (ten rounds).
 __device__ __forceinline__ void philox(const PhiloxStream& rng, unsigned block, unsigned (&words)[4]) {

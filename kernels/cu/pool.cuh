@@ -1,14 +1,7 @@
 // Windows of pooling, and max pooling of one pixel, forward and backward.
 #pragma once
+#include "arguments.cuh"
 #include "channels.cuh"
-
-/// Shape of a pooling operation; pairs are (vertical, horizontal).
-struct Pool {
-  int size[2], out[2], c;
-  int kernel[2], stride[2], padding[2], dilation[2];
-  /// Nonzero to count padding in the divisor of an average (PyTorch's count_include_pad).
-  int count_include_pad;
-};
 
 /// V adjacent bytes.
 template <int V> struct alignas(V) Bytes { unsigned char v[V]; };

@@ -34,6 +34,35 @@ pub fn store_text(kind: &str, key: &str, text: &str) {
     let _ = store_at(&text_file(&folder(), kind, key), text_entry(key, text).as_bytes());
 }
 
+/// Compiled kernel in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedKernel {
+    /// Name with the dtypes for which it was compiled.
+    pub name: String,
+    /// Architecture, such as sm_90.
+    pub target: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// Lists the compiled kernels of the cache that programs have declared ([`declared_name`](crate::declared_name)), sorted by name.
+pub fn declared_kernels() -> Vec<CachedKernel> {
+    declared_in(&folder())
+}
+
+fn declared_in(folder: &Path) -> Vec<CachedKernel> {
+    let cached = |entry: fs::DirEntry| {
+        let (file, bytes) = (entry.file_name().into_string().ok()?, entry.metadata().ok()?.len());
+        let mut parts = file.strip_prefix(crate::DECLARED)?.rsplitn(3, '-');
+        let (_hash, target, name) = (parts.next()?, parts.next()?.to_string(), parts.next()?.to_string());
+        Some(CachedKernel { name, target, bytes: bytes.saturating_sub(CHECKSUM_BYTES as u64) })
+    };
+    let entries = fs::read_dir(folder.join("kernels")).into_iter().flatten().flatten();
+    let mut kernels: Vec<CachedKernel> = entries.filter_map(cached).collect();
+    kernels.sort_by(|a, b| (&a.name, &a.target).cmp(&(&b.name, &b.target)));
+    kernels
+}
+
 /// Returns the image stored under a key.
 pub(crate) fn load(key: &str) -> Option<Vec<u8>> {
     load_from(&file(&folder(), key))
@@ -146,6 +175,23 @@ mod tests {
         }
         fs::write(kernels.join(".1-0"), "part").expect("it can be written");
         assert_eq!(count_entries(&kernels), 2);
+    }
+
+    #[test]
+    fn declared_kernels_are_listed_with_target_and_size() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(declared_in(folder.path()), []);
+        let name = |kernel| crate::declared_name(kernel);
+        for key in [
+            name("swish_f16") + "-sm_90-ab12",
+            name("affine_f32") + "-compute_100-cd34",
+            "softmax-sm_90-ef56".into(),
+        ] {
+            store_at(&file(folder.path(), &key), b"image").expect("it can be written");
+        }
+        let of =
+            |name: &str, target: &str| CachedKernel { name: name.into(), target: target.into(), bytes: 5 };
+        assert_eq!(declared_in(folder.path()), [of("affine_f32", "compute_100"), of("swish_f16", "sm_90")]);
     }
 
     #[test]

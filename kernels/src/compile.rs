@@ -115,7 +115,7 @@ impl Nvrtc {
         let given = source.into();
         let f = &self.functions;
         let c = |text: &str| CString::new(text).expect("sources and options contain no NUL");
-        let (source, name) = (c(given.text), c(&format!("kernels/cu/{}.cu", given.name)));
+        let (source, name) = (c(given.text), c(&given.file()));
         let headers: Vec<(CString, CString)> =
             given.headers().iter().map(|(name, text)| (c(name), c(text))).collect();
         let header_names: Vec<*const c_char> = headers.iter().map(|(name, _)| name.as_ptr()).collect();

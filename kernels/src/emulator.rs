@@ -8,9 +8,11 @@
 mod build;
 mod sources;
 
+pub(crate) use build::COMPILER;
+
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -390,33 +392,54 @@ struct Runtime {
 
 type Configure = unsafe extern "C" fn(c_int, *const c_char, *const c_char, *const c_char);
 
+/// Opens a library of the emulator.
+fn open(path: &Path) -> Result<Library, EmulatorError> {
+    // RTLD_GLOBAL, so that kernels find the runtime. Once it is loaded by its path, dlopen by its name finds it too.
+    // SAFETY: these are our own libraries; their initialisers only set up C++ statics.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
+        .map_err(|source| EmulatorError::Load { library: path.to_path_buf(), source })
+}
+
+/// Passes folders, compiler and number of devices to the runtime library.
+fn configure(runtime: &Library, built: &build::BuiltLibraries, devices: usize) -> Result<(), EmulatorError> {
+    let text = |path: &Path| CString::new(path.to_string_lossy().as_bytes()).expect("a path contains no NUL");
+    let (cache, include) = (text(&built.cache_folder), text(&built.include_folder));
+    let compiler = CString::new(build::COMPILER).expect("a name contains no NUL");
+    // SAFETY: the type is that of the function in `emulator/runtime/settings.cpp`; the strings outlive the call, which copies them.
+    unsafe {
+        let configure: Symbol<Configure> = runtime
+            .get(b"fornax_emulator_configure")
+            .map_err(|source| EmulatorError::Load { library: built.libraries[0].clone(), source })?;
+        configure(devices as c_int, cache.as_ptr(), include.as_ptr(), compiler.as_ptr());
+    }
+    Ok(())
+}
+
+/// Builds and opens the runtime library alone, which runs kernels on host memory: the stand-ins of CUDA's libraries are not loaded, so a
+/// real driver stays usable.
+pub(crate) fn runtime_library() -> Result<Library, EmulatorError> {
+    let loaded_devices = lock_loading();
+    let built = build::build()?;
+    let library = open(&built.libraries[0])?;
+    configure(&library, &built, (*loaded_devices).max(1))?;
+    Ok(library)
+}
+
 impl Runtime {
     fn load(devices: usize) -> Result<Runtime, EmulatorError> {
         let built = build::build()?;
-        let mut libraries = Vec::new();
-        for path in &built.libraries {
-            // RTLD_GLOBAL, so that kernels find the runtime. Once it is loaded by its path, dlopen by its name finds it too.
-            // SAFETY: these are our own libraries; their initialisers only set up C++ statics.
-            let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
-                .map_err(|source| EmulatorError::Load { library: path.clone(), source })?;
-            libraries.push(library);
-        }
+        let libraries: Vec<Library> =
+            built.libraries.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
         let load = |source| EmulatorError::Load { library: built.libraries[0].clone(), source };
         let library_of = |stem: &str| {
             let is_named = |path: &PathBuf| path.file_stem().is_some_and(|s| s == stem);
             &libraries[built.libraries.iter().position(is_named).expect("a library of the emulator")]
         };
         let (cudnn, cublaslt) = (library_of("libcudnn"), library_of("libcublasLt"));
-        let text = |path: &std::path::Path| {
-            CString::new(path.to_string_lossy().as_bytes()).expect("a path contains no NUL")
-        };
-        // SAFETY: each type is that of the function in `emulator/runtime/`; the strings outlive the call, which copies them.
+        configure(&libraries[0], &built, devices)?;
+        // SAFETY: each type is that of the function in `emulator/runtime/`.
         let runtime = unsafe {
             let library = &libraries[0];
-            let configure: Symbol<Configure> = library.get(b"fornax_emulator_configure").map_err(load)?;
-            let (cache, include) = (text(&built.cache_folder), text(&built.include_folder));
-            let compiler = CString::new(build::COMPILER).expect("a name contains no NUL");
-            configure(devices as c_int, cache.as_ptr(), include.as_ptr(), compiler.as_ptr());
             Runtime {
                 folder: built.folder,
                 set_order: library.get(b"fornax_emulator_set_order").map_err(load)?,
@@ -448,7 +471,7 @@ impl Runtime {
 }
 
 /// Calls a function that writes a text into a buffer and returns its length; `None` for an empty text.
-fn read_text(function: &Symbol<ReadText>) -> Option<String> {
+pub(crate) fn read_text(function: &Symbol<ReadText>) -> Option<String> {
     let mut buffer = vec![0u8; 64 << 10];
     // SAFETY: the function writes at most the buffer's length, including a NUL.
     let length = unsafe { function(buffer.as_mut_ptr().cast(), buffer.len()) };

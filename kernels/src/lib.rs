@@ -1,13 +1,21 @@
 //! CUDA kernels of Fornax: sources, compilation and caching, and an emulated device that runs them on machines without a GPU.
 //!
-//! A kernel module is one source file, `cu/<module>.cu`; its kernels of one dtype are a [`KernelUnit`]. [`unit_image`] returns the image that
-//! the CUDA driver loads: the fatbin that nvcc compiled when this crate was built, if nvcc was found; otherwise the image that NVRTC
+//! A kernel module is one source file, `cu/<group>/<module>.cu`; its kernels of one dtype are a [`KernelUnit`]. [`unit_image`] returns the
+//! image that the CUDA driver loads: the fatbin that nvcc compiled when this crate was built, if nvcc was found; otherwise the image that NVRTC
 //! compiles at first use for the device's architecture, which is kept in the [`cache`] folder.
 
+#[macro_use]
+mod by_value;
+
+/// Structs that kernels take by value, with constants and enums. The build makes the header `arguments.cuh` of the same declarations, so a
+/// kernel has no declaration of its own whose fields could be in another order.
+pub mod arguments;
 pub mod cache;
 mod compile;
 #[cfg(unix)]
 pub mod emulator;
+#[cfg(unix)]
+pub mod host;
 mod kernel_names;
 pub mod library;
 mod parallel;
@@ -15,6 +23,7 @@ mod recorded;
 mod registry;
 mod units;
 
+pub use by_value::{Address, AddressBits, AddressMut, Any, ByValue};
 pub use compile::{CompileTarget, KernelError, Nvrtc};
 pub use parallel::{BackgroundCompilation, compile_all};
 pub use recorded::recorded_sources;
@@ -76,6 +85,14 @@ pub fn compile<'a>(
     COMPILED.fetch_add(1, Ordering::Relaxed);
     cache::store(&key, &image);
     Ok(image)
+}
+
+/// Start of the names of declared kernels' sources, in the cache and in errors.
+const DECLARED: &str = "custom_";
+
+/// Name of the source of a kernel that a program declares.
+pub fn declared_name(kernel: &str) -> String {
+    format!("{DECLARED}{kernel}")
 }
 
 /// Key of an image that a thread loads or compiles, until it is dropped.

@@ -1,6 +1,8 @@
 //! The emulated device, used through unmodified cudarc: streams, events, copies, launches, graphs, two devices, NCCL, and the checker's
 //! errors.
 
+#[path = "emulator/arguments.rs"]
+mod arguments;
 #[path = "emulator/checker.rs"]
 mod checker;
 #[path = "emulator/driver.rs"]

@@ -137,9 +137,8 @@ impl Context {
     /// # Errors
     /// If the context has no seed.
     pub fn next_rng(&mut self) -> Result<MaskRng> {
-        let rng = self.rng.as_mut().ok_or_else(|| Error::Autograd {
-            why: "a layer with random numbers needs a context with a seed; see Context::with_seed".into(),
-        })?;
+        let why = "a layer with random numbers needs a context with a seed; see Context::with_seed";
+        let rng = self.rng.as_mut().ok_or_else(|| Error::value("next_rng", &[], why))?;
         rng.uses += 1;
         Ok(MaskRng {
             stream: RngStream::new(rng.key, rng.checkpoint_block, rng.uses << LOG2_STEPS),

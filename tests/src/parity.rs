@@ -1,20 +1,11 @@
 //! Comparison of cases on a device with the CPU in f64: outputs and gradients.
 use crate::cases::Case;
+use fornax_engine::testing::{tolerance, worst};
 use fornax_engine::{DType, Device, Result, Tensor, cuda};
 use fornax_kernels::{kernel_units, unit_image};
 
 /// Batch size of large cases.
 const BATCH: usize = 1;
-
-/// Tolerance of a result, relative to its magnitude plus the root mean square of the tensor.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 2e-5,
-        // A few roundings to 11 or 8 bits within a composed operation.
-        DType::F16 => 4e-3,
-        _ => 3e-2,
-    }
-}
 
 /// Compiles the kernel units for the loaded devices on another thread, last unit first: g++ is single-threaded, and a test needs the units
 /// one after the other.
@@ -78,17 +69,6 @@ pub fn differences<'a>(
         }
     }
     (compared, failures)
-}
-
-/// The index of the element with the largest error, if that exceeds the tolerance.
-fn worst(got: &[f64], expected: &[f64], tolerance: f64) -> Option<usize> {
-    assert_eq!(got.len(), expected.len());
-    let norm = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
-    let off = |(i, (g, e)): (usize, (&f64, &f64))| {
-        (if g == e || (g.is_nan() && e.is_nan()) { 0.0 } else { (g - e).abs() / (norm + e.abs()) }, i)
-    };
-    let (off, at) = got.iter().zip(expected).enumerate().map(off).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (off.is_nan() || off > tolerance).then_some(at)
 }
 
 /// Panics with all differences, or when fewer than `min_compared` cases were compared.

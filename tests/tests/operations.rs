@@ -1,5 +1,6 @@
 //! The table of cases on the CPU: gradients against finite differences, other dtypes against f64, SIMD levels and thread counts.
 use fornax_engine::cpu::simd::{self, Level};
+use fornax_engine::testing::{gradcheck, tolerance, worst};
 use fornax_engine::{DType, Device, Result, Tensor};
 use fornax_tests::cases::{Case, all};
 use fornax_tests::parity::{differences, report};
@@ -49,35 +50,13 @@ fn names_are_unique() {
 /// Every element of every gradient, for a random upstream gradient, against central differences in f64.
 #[test]
 fn gradients_match_finite_differences() {
-    const STEP: f64 = 1e-5;
     let mut checked = 0;
     for case in all().iter().filter(|c| !c.large) {
-        let name = case.name();
-        let analytic = outcome(case, DType::F64).unwrap_or_else(|e| panic!("{name}: {e}"));
         let tensors = case.tensors(DType::F64).expect("makes its tensors");
-        let value = || -> f64 {
-            let y = (case.run)(&tensors).unwrap_or_else(|e| panic!("{name}: {e}"));
-            let upstream = case.upstream(&y, DType::F64).expect("fits");
-            y.detach().mul(&upstream).and_then(|t| t.sum_all()).and_then(|t| t.item()).expect("a number")
-        };
-        let variables = tensors.iter().zip(&case.inputs).filter(|(_, input)| input.differentiable);
-        for ((t, input), grads) in variables.zip(&analytic[1..]) {
-            let scale = grads.iter().fold(1.0f64, |m, g| m.max(g.abs()));
-            for (i, analytic) in grads.iter().enumerate() {
-                let nudge = |by: f64| t.write::<f64>().expect("f64")[i] += by;
-                nudge(STEP);
-                let above = value();
-                nudge(-2.0 * STEP);
-                let below = value();
-                nudge(STEP);
-                let numeric = (above - below) / (2.0 * STEP);
-                assert!(
-                    (numeric - analytic).abs() <= 1e-6 * scale,
-                    "{name}: input {:?} element {i}: backward gives {analytic}, differences {numeric}",
-                    input.shape
-                );
-                checked += 1;
-            }
+        if tensors.iter().any(Tensor::requires_grad) {
+            gradcheck(|x| (case.run)(x), &tensors.iter().collect::<Vec<_>>())
+                .unwrap_or_else(|e| panic!("{}: {e}", case.name()));
+            checked += tensors.iter().filter(|t| t.requires_grad()).map(Tensor::numel).sum::<usize>();
         }
     }
     assert!(checked > 1000, "only {checked} gradients were checked");
@@ -106,20 +85,10 @@ fn f32_matches_f64_at_every_level_and_thread_count() {
                 .collect();
             assert!(runs.windows(2).all(|w| w[0] == w[1]), "{name} at {level:?}: thread counts differ");
             for (part, (got, expected)) in runs[0].iter().zip(&expected).enumerate() {
-                let norm = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
-                let (worst, at) = got
-                    .iter()
-                    .zip(expected)
-                    .enumerate()
-                    .map(|(i, (g, e))| (if g == e { 0.0 } else { (g - e).abs() / (norm + e.abs()) }, i))
-                    .max_by(|a, b| a.0.total_cmp(&b.0))
-                    .expect("elements");
-                assert!(
-                    worst <= 2e-5,
-                    "{name} at {level:?}, part {part}, element {at}: {} instead of {}",
-                    got[at],
-                    expected[at]
-                );
+                if let Some(at) = worst(got, expected, tolerance(DType::F32)) {
+                    let (got, expected) = (got[at], expected[at]);
+                    panic!("{name} at {level:?}, part {part}, element {at}: {got} instead of {expected}");
+                }
             }
         }
         simd::set_max_level(widest);

@@ -18,10 +18,6 @@ fn main() {
             hessian_vector_products_match_finite_differences();
             Ok(())
         }),
-        Trial::test("create_graph_through_a_first_order_operation_is_an_error", || {
-            create_graph_through_a_first_order_operation_is_an_error();
-            Ok(())
-        }),
         Trial::test("network_hessian_vector_product_matches_finite_differences", || {
             Ok(network_hessian_vector_product_matches_finite_differences()?)
         }),
@@ -37,14 +33,11 @@ fn main() {
     libtest_mimic::run(&args, trials).exit();
 }
 
-/// Operations without second derivatives.
-const FIRST_ORDER_ONLY: [&str; 1] = ["prod"];
-
 /// Step of the finite differences.
 const STEP: f64 = 1e-5;
 
 fn cases() -> impl Iterator<Item = Case> {
-    all().into_iter().filter(|case| !case.large && !FIRST_ORDER_ONLY.contains(&case.op))
+    all().into_iter().filter(|case| !case.large)
 }
 
 fn expect_close(name: &str, what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
@@ -86,16 +79,6 @@ fn hessian_vector_products_match_finite_differences() {
         checked > 300 && nonlinear > 150,
         "only {checked} cases were checked, {nonlinear} of them not linear"
     );
-}
-
-fn create_graph_through_a_first_order_operation_is_an_error() {
-    for op in FIRST_ORDER_ONLY {
-        let case = all().into_iter().find(|case| case.op == op).expect("the operation is in the table");
-        let error = EvaluationPoint::new(&case)
-            .and_then(|point| point.second_order(&case))
-            .expect_err("no second derivative");
-        assert!(error.to_string().contains(op), "{error}");
-    }
 }
 
 /// An operation in f32, f16 and bf16 on a device, or in these dtypes on the CPU, against the CPU in f64. Tolerances of f16 and bf16 are wide,

@@ -50,7 +50,9 @@ pub enum ErrorKind {
     Peer,
     /// A device, its driver or one of its libraries cannot be used or failed.
     Device,
-    /// The engine rejected a call of the trainer: a bug in Fornax.
+    /// An operation rejected its operands: a model, a loss or a callback that the program defines, or a bug in Fornax.
+    Operation,
+    /// A bug in Fornax.
     Bug,
     /// A signal interrupted the run; a checkpoint is saved.
     Interrupted(Signal),
@@ -90,7 +92,7 @@ impl ErrorKind {
             ErrorKind::Disk | ErrorKind::OpenFiles => 7,
             ErrorKind::Peer => 8,
             ErrorKind::Device => 9,
-            ErrorKind::Bug => 70,
+            ErrorKind::Operation | ErrorKind::Bug => 70,
             ErrorKind::Interrupted(Signal::HangUp) => 129,
             ErrorKind::Interrupted(Signal::Interrupt) => 130,
             ErrorKind::Interrupted(Signal::Terminate) => 143,
@@ -225,7 +227,7 @@ impl From<fornax_engine::Error> for Error {
             fornax_engine::Error::OutOfMemory { .. } => ErrorKind::Memory,
             fornax_engine::Error::Device { .. } => ErrorKind::Device,
             fornax_engine::Error::Collective { .. } => ErrorKind::Peer,
-            _ => ErrorKind::Bug,
+            _ => ErrorKind::Operation,
         };
         let converted = Error::new(kind, error.to_string());
         match kind {
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(kind(fornax_nn::Error::Safetensors("it is empty".into())), ErrorKind::Checkpoint);
         let scalar = fornax_engine::Tensor::scalar(1.0f32).expect("memory");
         let shape = scalar.reshape([2]).expect_err("one element");
-        assert_eq!(kind(fornax_nn::Error::from(shape)), ErrorKind::Bug);
+        assert_eq!(kind(fornax_nn::Error::from(shape)), ErrorKind::Operation);
     }
 
     #[test]

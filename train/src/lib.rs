@@ -54,6 +54,9 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use fornax_engine as engine;
+pub use fornax_engine::op::{CustomOp, Kernel};
+#[cfg(feature = "testing")]
+pub use fornax_engine::testing;
 pub use fornax_nn as nn;
 
 /// The README's examples, compiled and run as documentation tests.

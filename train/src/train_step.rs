@@ -1,10 +1,10 @@
 //! Training step: forward and backward passes over the batches of one update, and the optimizer. On a CUDA device the step is captured
 //! as a CUDA graph for each set of batch shapes and replayed: one call instead of hundreds of kernel launches.
-use crate::Result;
 use crate::distributed::DataParallel;
 use crate::ema::Ema;
 use crate::loader::{Batch, BatchPreparation};
 use crate::optim::Optimizer;
+use crate::{Error, Result};
 use fornax_engine::cuda::{CudaGraph, PendingRead, compile_in_background};
 use fornax_engine::{
     Collective, ConvAlgorithm, DType, Device, PendingUpdateStats, Shape, Tensor, UpdateStats,
@@ -237,7 +237,9 @@ impl TrainStep {
         if self.capture_enabled && optimizer.is_second_order() {
             let why = "the optimizer differentiates the backward pass, which cannot be captured";
             if self.options.cuda_graph == CudaGraphMode::Always {
-                return Err(fornax_engine::Error::Autograd { why: why.into() }.into());
+                return Err(Error::usage("the training step cannot be captured in a CUDA graph")
+                    .because(why)
+                    .remedy("remove --cuda-graph, or choose another --opt"));
             }
             (self.capture_enabled, self.capture_error) = (false, Some(why.into()));
         }

@@ -356,6 +356,22 @@ fn trial_run_has_one_batch_by_default() {
 }
 
 #[test]
+fn doctor_lists_declared_kernels_in_the_cache() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kernels = folder.path().join("fornax/kernels");
+    fs::create_dir_all(&kernels).expect("a folder");
+    for file in ["custom_affine_f32-sm_90-ab12", "softmax-sm_90-cd34"] {
+        fs::write(kernels.join(file), [0; 40]).expect("a file");
+    }
+    let doctor =
+        command(folder.path(), "doctor").env("XDG_CACHE_HOME", folder.path()).output().expect("it starts");
+    let text = String::from_utf8(doctor.stdout).expect("UTF-8");
+    let line = text.lines().find(|line| line.contains("kernel affine_f32")).expect("the kernel");
+    assert!(line.contains("compiled for sm_90, 8 B in the cache"), "{line}");
+    assert!(!text.contains("softmax"), "{text}");
+}
+
+#[test]
 fn lists_show_models_datasets_libraries_and_kernels() {
     let folder = tempfile::tempdir().expect("a folder");
     assert!(succeed(folder.path(), "models").contains("resnet18"));

@@ -413,7 +413,7 @@ fn first_bucket_is_reduced_during_the_backward_pass_and_none_while_accumulating(
             let first = named.iter().find(|(name, _)| name == "first.weight").expect("a parameter").1.clone();
             let events = events.clone();
             first
-                .register_hook(Box::new(move |_| {
+                .register_post_accumulate_grad_hook(Box::new(move |_| {
                     events.lock().expect("no panic").push(0);
                     Ok(())
                 }))

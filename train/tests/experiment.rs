@@ -127,6 +127,55 @@ impl Callback for HookLog {
     }
 }
 
+/// Has a message for the user after every save, and logs saves, messages and epochs.
+#[derive(Clone, Default)]
+struct MessageAtSave {
+    log: Rc<RefCell<Vec<String>>>,
+    message: Option<String>,
+}
+
+impl Callback for MessageAtSave {
+    fn on_epoch_begin(&mut self, event: &EpochBegin) -> Result<()> {
+        self.log.borrow_mut().push(format!("epoch {}", event.epoch));
+        Ok(())
+    }
+    fn on_message(&mut self, text: &str) -> Result<()> {
+        if text.starts_with("saved") {
+            self.log.borrow_mut().push(text.into());
+        }
+        Ok(())
+    }
+    fn take_message(&mut self) -> Option<String> {
+        self.message.take()
+    }
+    fn on_save(&mut self, _: &RunSnapshot, reason: SaveReason) -> Result<()> {
+        self.message = Some(format!("saved: {reason:?}"));
+        Ok(())
+    }
+}
+
+#[test]
+fn messages_of_a_save_are_delivered_before_the_next_hook() {
+    let callback = MessageAtSave::default();
+    let mut run = tiny_run(&Settings { epochs: Some(1), ..tiny_settings() });
+    run.callbacks.push(callback.clone());
+    run.run().expect("trains");
+    let expected =
+        ["saved: Start", "epoch 0", "saved: Trained", "saved: EpochEnd { evaluated: true, best: true }"];
+    assert_eq!(callback.log.borrow()[..], expected);
+}
+
+#[test]
+fn callbacks_are_kept_after_a_run() {
+    let callback = MessageAtSave::default();
+    let mut run = tiny_run(&Settings { epochs: Some(1), ..tiny_settings() });
+    run.callbacks.push(callback.clone());
+    run.run().expect("trains");
+    callback.log.borrow_mut().clear();
+    run.callbacks.on_message("saved: a message after the run").expect("delivered");
+    assert_eq!(callback.log.borrow()[..], ["saved: a message after the run"]);
+}
+
 #[test]
 fn hooks_are_called_in_order() {
     let log = HookLog::default();

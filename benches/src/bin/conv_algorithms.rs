@@ -7,8 +7,9 @@
 //! CPU's peak if all of them are computed directly.
 use fornax_benches::measure;
 use fornax_benches::networks::{Network, convolution_fmas};
+use fornax_engine::conv_kernels as conv2d;
 use fornax_engine::conv_shape::{ConvAlgorithm, ConvShape};
-use fornax_engine::cpu::{conv2d, simd};
+use fornax_engine::cpu::simd;
 use fornax_engine::random::{RngKey, RngStream};
 use std::time::Instant;
 

@@ -1,12 +1,12 @@
 //! The backward pass that returns the gradients of chosen tensors, as `torch.autograd.grad`.
 use super::leaf_backward::check_upstream;
-use super::{AutogradMeta, GradientSum, Node, with_grad_enabled};
+use super::{AutogradMeta, GradientSum, Node, is_grad_enabled, with_grad_enabled};
 use crate::{Error, Result, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The gradients of `sum(output * upstream)`, over all pairs, with respect to `inputs`: variables, or results of operations. An input
-/// that no output depends on gets `None`. Nothing is added to [`Tensor::grad`], and no hook is called.
+/// that no output depends on gets `None`. Nothing is added to [`Tensor::grad`]. Hooks of [`Tensor::register_hook`] are called.
 ///
 /// With `create_graph` the gradients are tracked and can be differentiated again, and the graph they were computed from is retained;
 /// an operation without a second derivative is then an error. Without it the graph is freed, as by [`Tensor::backward`].
@@ -47,11 +47,11 @@ pub fn gradients(
         }
         for node in graph.nodes.iter().rev() {
             let key = GradientKey::Node(node.sequence);
-            let grad = match graph.wanted.contains(&key) {
-                true => sums.get(&key).cloned(),
-                false => sums.remove(&key),
-            };
-            let Some(grad) = grad else { continue };
+            let Some(grad) = sums.remove(&key) else { continue };
+            let grad = node.hooks.apply(grad)?;
+            if graph.wanted.contains(&key) {
+                sums.insert(key, grad.clone());
+            }
             let needs: Vec<bool> = node.inputs.iter().map(|input| graph.needs_gradient(input)).collect();
             let offers_sums = !create_graph && node.accumulates();
             let mut take_sum = |input: &AutogradMeta| {
@@ -70,23 +70,32 @@ pub fn gradients(
                 }
             }
         }
-        Ok(inputs.iter().map(|t| sums.get(&GradientKey::of(t.autograd_meta())?).cloned()).collect())
+        inputs.iter().map(|t| graph.final_gradient(t.autograd_meta(), &sums)).collect()
     })
 }
 
-/// The tracked gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one. `f` is recomputed from operations, on views
-/// of the inputs, at which the backward pass stops.
+/// The gradients of `sum(f(inputs) * grad)` with respect to the inputs that need one, tracked if gradients are. `f` is recomputed from
+/// operations, on views of the inputs, at which the backward pass stops.
 pub(crate) fn recomputed_gradients(
     inputs: &[&Tensor],
     grad: &Tensor,
     needs: &[bool],
     f: impl FnOnce(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Vec<Option<Tensor>>> {
-    let views: Vec<Tensor> = inputs.iter().map(|t| t.reshape(*t.shape())).collect::<Result<_>>()?;
-    let y = f(&views)?;
-    let wanted: Vec<&Tensor> = views.iter().zip(needs).filter_map(|(t, need)| need.then_some(t)).collect();
-    let mut grads = gradients(&[(&y, grad)], &wanted, true)?.into_iter();
-    Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
+    let create_graph = is_grad_enabled();
+    with_grad_enabled(true, || {
+        let view = |(t, need): (&&Tensor, &bool)| match create_graph {
+            true => t.reshape(*t.shape()),
+            false if *need => Ok(t.detach().variable()),
+            false => Ok(t.detach()),
+        };
+        let views: Vec<Tensor> = inputs.iter().zip(needs).map(view).collect::<Result<_>>()?;
+        let y = f(&views)?;
+        let wanted: Vec<&Tensor> =
+            views.iter().zip(needs).filter_map(|(t, need)| need.then_some(t)).collect();
+        let mut grads = gradients(&[(&y, grad)], &wanted, create_graph)?.into_iter();
+        Ok(needs.iter().map(|need| if *need { grads.next().flatten() } else { None }).collect())
+    })
 }
 
 /// Identity of the tensor that a gradient belongs to.
@@ -152,6 +161,20 @@ impl Subgraph {
     fn needs_gradient(&self, meta: &AutogradMeta) -> bool {
         let Some(key) = GradientKey::of(meta) else { return false };
         self.wanted.contains(&key) || matches!(key, GradientKey::Node(n) if self.sequences.contains(&n))
+    }
+
+    /// The gradient of a wanted tensor, after its hooks: those of nodes of this graph have run with the node.
+    fn final_gradient(&self, meta: &AutogradMeta, sums: &GradientSums) -> Result<Option<Tensor>> {
+        let Some(grad) = GradientKey::of(meta).and_then(|key| sums.get(&key)).cloned() else {
+            return Ok(None);
+        };
+        match meta {
+            AutogradMeta::Leaf(leaf) => leaf.gradient_hooks.apply(grad).map(Some),
+            AutogradMeta::Node(node) if !self.sequences.contains(&node.sequence) => {
+                node.hooks.apply(grad).map(Some)
+            }
+            _ => Ok(Some(grad)),
+        }
     }
 
     fn add(&self, to: &AutogradMeta, grad: Tensor, sums: &mut GradientSums) -> Result<()> {

@@ -144,6 +144,7 @@ fn run_backward(root: &Arc<Node>, upstream: Tensor) -> Result<()> {
             (Some(term), sum) => node.differentiate_joined(&*term, sum, &needs)?,
             (None, grad) => {
                 let grad = grad.expect("every operation gives back the sums that it takes");
+                let grad = node.hooks.apply(grad)?;
                 match node.passes_low_precision_grad(&grad) {
                     true => vec![Some(grad)],
                     false => node.differentiate(grad, &needs, &mut sums, false)?,
@@ -230,8 +231,9 @@ fn add_in_leaf_dtype(leaf: &Leaf, sum: Tensor, grad: Tensor) -> Result<Tensor> {
     sum.to_dtype(leaf.dtype)?.accumulate(grad.to_dtype(leaf.dtype)?)
 }
 
-/// Adds a complete gradient to the leaf's accumulated one, and runs its hooks.
+/// Adds the complete gradient of a backward pass to the leaf's accumulated one, and runs its hooks.
 fn accumulate_grad(leaf: &Arc<Leaf>, grad: Tensor) -> Result<()> {
+    let grad = leaf.gradient_hooks.apply(grad)?;
     let total = {
         let mut slot = leaf.grad.lock().unwrap_or_else(|e| e.into_inner());
         let total = match slot.take() {

@@ -9,39 +9,23 @@
     reason = "a kernel is one unsafe function over raw pointers; its doc comment states their requirements"
 )]
 pub mod activation;
-pub mod adaptive_pool;
 pub mod add;
-pub mod batch_norm;
-pub mod bias_act;
 pub mod binary;
 pub mod cast;
-pub mod conv2d;
-pub mod copy_block;
-pub mod cross_entropy;
-pub mod dropout;
 pub mod elementary;
-pub mod expand;
+pub(crate) mod fold;
 pub mod fuse;
 pub mod gemm;
 pub mod gradients;
-pub mod group_norm;
 pub mod image;
-pub mod lines;
-pub mod memory;
+pub(crate) mod kernel;
 pub mod optimizer;
 pub mod parallel;
-pub mod permute;
-pub mod pool;
 pub mod power;
-pub mod prepare;
-pub mod reduce;
-pub mod resample;
-pub mod row_norm;
 pub mod scratch;
 pub mod simd;
-pub mod soft_cross_entropy;
-pub mod softmax;
 pub mod stored;
 pub mod unary;
-mod vectorized;
-pub mod window_max;
+pub(crate) mod vectorized;
+
+pub use crate::host_memory as memory;

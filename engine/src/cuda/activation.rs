@@ -1,4 +1,4 @@
-//! Activations and their gradients (`kernels/cu/activation.cu`).
+//! Activations and their gradients (`kernels/cu/elementwise/activation.cu`).
 use super::strided_pair::num_packs;
 use super::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 use crate::Activation;

@@ -6,7 +6,7 @@
 use super::arena::{Address, Arena, GENERAL_POOL, MemoryPoolId};
 use super::capture_lock::relaxed_capture;
 use super::{CudaError, Gpu, Result};
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 use cudarc::driver::{DriverError, result};
 use fornax_kernels::emulator;
@@ -57,12 +57,22 @@ impl DeviceMemory {
         self.lock().arena.stats()
     }
 
+    /// True while a CUDA graph is captured.
+    pub(super) fn is_capturing(&self) -> bool {
+        self.lock().capturing.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, DeviceMemoryState> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 impl Gpu {
+    /// True while a CUDA graph is captured.
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.memory.is_capturing()
+    }
+
     /// Allocates a block of at least `bytes`. During a capture it comes from the private memory of the graph.
     pub(super) fn allocate_block(&self, bytes: usize) -> Result<Address> {
         let _access = self.capture_lock.enter();

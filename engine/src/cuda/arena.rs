@@ -4,7 +4,7 @@
 //! CUDA caching allocator. Requests of up to 1 MiB (small) come from segments of 2 MiB; larger ones from segments of 20 MiB or, from 10 MiB
 //! on, from segments of their own size. A freed block joins its free neighbours and is reused at once, so all work on a pool must run in the
 //! order of its allocations and frees.
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Granularity of blocks, and their alignment.

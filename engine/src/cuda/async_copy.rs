@@ -44,7 +44,7 @@ pub fn upload(source: &Tensor, device: &Device) -> crate::Result<PendingUpload> 
     let gpu = Gpu::get(ordinal).map_err(in_op)?;
     let source = &source.detach();
     let address = |tensor: &Tensor| -> crate::Result<usize> {
-        crate::ops::dispatch_any!(tensor.dtype(), T => Ok(tensor.read::<T>()?.as_ptr() as usize))
+        crate::dtype::dispatch_any!(tensor.dtype(), T => Ok(tensor.read::<T>()?.as_ptr() as usize))
     };
     let pinned = match gpu.is_pinned(address(source)?) {
         true => source.clone(),

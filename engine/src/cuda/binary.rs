@@ -1,4 +1,4 @@
-//! Binary elementwise functions with broadcasting (`kernels/cu/binary.cu`).
+//! Binary elementwise functions with broadcasting (`kernels/cu/elementwise/binary.cu`).
 use super::strided_pair::{StridedPair, num_packs};
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::Shape;
@@ -14,7 +14,7 @@ pub(crate) fn forward(
     y: DeviceSlice,
 ) -> Result<()> {
     let strides = a_strides.iter().zip(b_strides).map(|(a, b)| (*a as isize, *b as isize));
-    let pair = StridedPair::new(shape.iter().zip(strides).map(|(extent, (a, b))| (*extent, a, b)), 0, 0);
+    let pair = StridedPair::new(shape.iter().zip(strides).map(|(extent, (a, b))| (*extent, a, b)), 0, 0)?;
     if pair.is_dense() {
         return same_shape(gpu, f, a, b, y);
     }
@@ -48,7 +48,7 @@ pub(crate) fn add_to_rows(gpu: &Gpu, y: DeviceSlice, vector: DeviceSlice) -> Res
     if y.len == 0 {
         return Ok(());
     }
-    let shape = Shape::new(&[y.len / vector.len, vector.len]);
+    let shape = Shape::must_fit(&[y.len / vector.len, vector.len]);
     forward(gpu, "add", &shape, (y, &[vector.len, 1]), (vector, &[0, 1]), y)
 }
 

@@ -1,10 +1,12 @@
 //! Launch configurations of kernels over rows of channels (`kernels/cu/channels.cuh`, `rows.cuh`). Those of passes with sums depend on shape
 //! and dtype alone, as their division decides the last bits; those of elementwise passes also depend on the device.
 use super::LaunchConfig;
+use super::launch::grid_extent;
 use crate::DType;
+use fornax_kernels::arguments::MERGE_GROUP;
 
 /// Threads per block.
-pub(super) const THREADS: usize = 256;
+pub(crate) const THREADS: usize = 256;
 
 /// Maximum number of threads along the channels of a block.
 const MAX_LANES: usize = 32;
@@ -16,24 +18,21 @@ const MAX_SUM_BLOCKS: usize = 512;
 /// Maximum number of columns of a grid, each with tickets of its own.
 const MAX_COLUMNS: usize = 512;
 
-/// Chunks that one block merges: `kMergeGroup` in the kernels.
-const MERGE_GROUP: usize = 32;
-
 /// Adjacent channels of a block that merges partial results: `kMergeLanes` in the kernels.
 const MERGE_LANES: usize = 16;
 
 /// Number of tickets of a merge: each column of a grid has one, and one more for each group of chunks.
-pub(super) const TICKETS: usize = 2 * MAX_COLUMNS + MAX_SUM_BLOCKS;
+pub(crate) const TICKETS: usize = 2 * MAX_COLUMNS + MAX_SUM_BLOCKS;
 
 /// Adjacent channels per thread: 16 bytes if rows consist of whole packs, otherwise 1.
-pub(super) fn pack(c: usize, dtype: DType) -> usize {
+pub(crate) fn pack(c: usize, dtype: DType) -> usize {
     let pack = 16 / dtype.size();
     if c.is_multiple_of(pack) { pack } else { 1 }
 }
 
 /// Division of rows of channels into chunks of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     /// Number of chunks.
     pub count: usize,
     /// Rows per chunk; the last may have fewer.
@@ -119,7 +118,7 @@ fn tiles(packs: usize) -> usize {
 }
 
 /// Rows per chunk, and grid of a kernel with blocks of [`MERGE_LANES`] channels (x), each for a chunk of rows (y).
-pub(super) fn merge_chunks(rows: usize, c: usize) -> (usize, LaunchConfig) {
+pub(crate) fn merge_chunks(rows: usize, c: usize) -> (usize, LaunchConfig) {
     let tiles = c.div_ceil(MERGE_LANES);
     let chunks = (MAX_SUM_BLOCKS / tiles).clamp(1, rows.div_ceil(THREADS));
     let per_chunk = rows.div_ceil(chunks);
@@ -127,30 +126,30 @@ pub(super) fn merge_chunks(rows: usize, c: usize) -> (usize, LaunchConfig) {
 }
 
 /// Configuration of a kernel that merges the partial results of chunks for `c` channels.
-pub(super) fn merge_grid(c: usize) -> LaunchConfig {
+pub(crate) fn merge_grid(c: usize) -> LaunchConfig {
     LaunchConfig::linear(c.div_ceil(MERGE_LANES), THREADS)
 }
 
 /// Configuration for `rows` rows (y) of `width` pixels (x) of `c` channels.
-pub(super) fn pixel_grid(rows: usize, width: usize, c: usize, dtype: DType) -> LaunchConfig {
+pub(crate) fn pixel_grid(rows: usize, width: usize, c: usize, dtype: DType) -> LaunchConfig {
     grid((width * c / pack(c, dtype)).div_ceil(THREADS), rows.min(u16::MAX.into()))
 }
 
 /// True if a row of `n` elements is reduced by a block, false if by a warp.
-pub(super) fn is_long(n: usize) -> bool {
+pub(crate) fn is_long(n: usize) -> bool {
     n > 2048
 }
 
 /// Configuration for rows of `n` elements, each reduced by a warp or, if long, by a block.
-pub(super) fn row_grid(rows: usize, n: usize) -> LaunchConfig {
+pub(crate) fn row_grid(rows: usize, n: usize) -> LaunchConfig {
     let at_once = if is_long(n) { 1 } else { THREADS / 32 };
     LaunchConfig::linear(rows.div_ceil(at_once).clamp(1, 1 << 16), THREADS)
 }
 
 /// Two-dimensional grid of blocks of [`THREADS`] threads.
-pub(super) fn grid(x: usize, y: usize) -> LaunchConfig {
+pub(crate) fn grid(x: usize, y: usize) -> LaunchConfig {
     LaunchConfig {
-        grid_dim: [x.max(1) as u32, y.max(1) as u32, 1],
+        grid_dim: [grid_extent(x.max(1)), grid_extent(y.max(1)), 1],
         block_dim: [THREADS as u32, 1, 1],
         shared_mem_bytes: 0,
         is_grid_stride: false,

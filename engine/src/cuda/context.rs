@@ -3,6 +3,7 @@ use super::allocator::DeviceMemory;
 use super::capture_lock::{CaptureLock, StreamAccess};
 use super::channels::TICKETS;
 use super::communication::Communication;
+use super::constants::ConstantTables;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn, GpuKind};
 use super::pinned::PinnedPool;
@@ -11,7 +12,7 @@ use super::staging::StagingPool;
 use super::{
     CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules, versions,
 };
-use crate::cpu::memory::MemoryStats;
+use crate::host_memory::MemoryStats;
 use crate::{DType, Device};
 use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, result};
@@ -41,6 +42,7 @@ pub(crate) struct Gpu {
     tickets: CUdeviceptr,
     /// Constraints on cuDNN's engines, and the choice between them.
     conv_options: Mutex<ConvEngineOptions>,
+    pub(super) constant_tables: ConstantTables,
     cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
     cudnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
 }
@@ -157,6 +159,7 @@ impl Gpu {
             profiler: KernelProfiler::default(),
             launched: AtomicU64::new(0),
             tickets,
+            constant_tables: ConstantTables::default(),
             conv_options: Mutex::new(ConvEngineOptions {
                 tf32: false,
                 deterministic: true,
@@ -185,7 +188,7 @@ impl Gpu {
     }
 
     /// Address of the [tickets](Gpu::tickets).
-    pub(super) fn tickets(&self) -> CUdeviceptr {
+    pub(crate) fn tickets(&self) -> CUdeviceptr {
         self.tickets
     }
 
@@ -207,17 +210,17 @@ impl Gpu {
     }
 
     /// Current options of convolutions.
-    pub(super) fn conv_options(&self) -> ConvEngineOptions {
+    pub(crate) fn conv_options(&self) -> ConvEngineOptions {
         *self.conv_options.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// cuBLASLt on this device, opened at its first use.
-    pub(super) fn cublaslt(&self) -> std::result::Result<&CublasLt, LibraryError> {
+    pub(crate) fn cublaslt(&self) -> std::result::Result<&CublasLt, LibraryError> {
         self.cublaslt.get_or_init(CublasLt::new).as_ref().map_err(Clone::clone)
     }
 
     /// cuDNN on this device's stream, opened at its first use.
-    pub(super) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
+    pub(crate) fn cudnn(&self) -> std::result::Result<&Cudnn, LibraryError> {
         let GpuInfo { name, capability, multiprocessors, .. } = &self.info;
         let kind = GpuKind { capability: *capability, multiprocessors: *multiprocessors };
         // SAFETY: the stream lives as long as this value, and callers have bound its context.
@@ -226,7 +229,7 @@ impl Gpu {
     }
 
     /// Runs a library call, which has a name in profiles, with a workspace allocator. Workspaces are released in stream order after the call.
-    pub(super) fn with_workspace(
+    pub(crate) fn with_workspace(
         self: &Arc<Gpu>,
         name: &str,
         call: impl FnOnce(&mut WorkspaceAllocator) -> std::result::Result<(), LibraryError>,

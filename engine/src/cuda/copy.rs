@@ -1,6 +1,6 @@
-//! Fill and strided copies, for any dtype (`kernels/cu/copy.cu`).
-use super::strided_pair::{StridedPair, num_packs, to_i32};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
+//! Fill and strided copies, for any dtype (`kernels/cu/shape/copy.cu`).
+use super::strided_pair::{StridedPair, num_packs};
+use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{DType, Element, Shape};
 
 /// Sets every element to `value`, rounded to the dtype.
@@ -8,7 +8,7 @@ pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
     if y.len == 0 {
         return Ok(());
     }
-    let bits: u64 = crate::ops::dispatch_any!(y.dtype, T => {
+    let bits: u64 = crate::dtype::dispatch_any!(y.dtype, T => {
         let element = T::from_f64(value);
         let mut bytes = [0; 8];
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&element));
@@ -21,17 +21,17 @@ pub(crate) fn fill(gpu: &Gpu, y: DeviceSlice, value: f64) -> Result<()> {
 /// Permutes axes: axis `a` of y is axis `axes[a]` of x, whose shape is `from`.
 pub(crate) fn permute(gpu: &Gpu, x: DeviceSlice, from: &Shape, axes: &[usize], y: DeviceSlice) -> Result<()> {
     let (x_strides, extents) = (from.strides(), axes.iter().map(|axis| from[*axis]));
-    let to = Shape::new(&extents.collect::<Vec<_>>());
+    let to = Shape::must_fit(&extents.collect::<Vec<_>>());
     let y_strides = to.strides();
     let strides = |a: usize| (to[a], x_strides[axes[a]] as isize, y_strides[a] as isize);
-    copy_strided(gpu, x, y, &StridedPair::new((0..axes.len()).map(strides), 0, 0))
+    copy_strided(gpu, x, y, &StridedPair::new((0..axes.len()).map(strides), 0, 0)?)
 }
 
 /// Broadcasts x to y of shape `to`; `strides` are those of x along each axis of y (0 along broadcast axes).
 pub(crate) fn expand(gpu: &Gpu, x: DeviceSlice, strides: &[usize], to: &Shape, y: DeviceSlice) -> Result<()> {
     let y_strides = to.strides();
     let axes = (0..to.rank()).map(|a| (to[a], strides[a] as isize, y_strides[a] as isize));
-    copy_strided(gpu, x, y, &StridedPair::new(axes, 0, 0))
+    copy_strided(gpu, x, y, &StridedPair::new(axes, 0, 0)?)
 }
 
 /// Copies a block of shape `block` from offset `from` in x, of shape `x_shape`, to offset `to` in y, of shape `y_shape`.
@@ -44,7 +44,7 @@ pub(crate) fn copy_block(
     let (x_strides, y_strides) = (x_shape.strides(), y_shape.strides());
     let start = |strides: &[usize], at: &[usize]| strides.iter().zip(at).map(|(step, at)| step * at).sum();
     let axes = (0..block.rank()).map(|a| (block[a], x_strides[a] as isize, y_strides[a] as isize));
-    copy_strided(gpu, x, y, &StridedPair::new(axes, start(&x_strides, from), start(&y_strides, to)))
+    copy_strided(gpu, x, y, &StridedPair::new(axes, start(&x_strides, from), start(&y_strides, to))?)
 }
 
 /// Reverses axis `axis` of x, whose shape is `shape`.
@@ -55,7 +55,7 @@ pub(crate) fn flip(gpu: &Gpu, x: DeviceSlice, shape: &Shape, axis: usize, y: Dev
         let step = strides[a] as isize;
         (shape[a], if a == axis { -step } else { step }, step)
     });
-    copy_strided(gpu, x, y, &StridedPair::new(axes, last, 0))
+    copy_strided(gpu, x, y, &StridedPair::new(axes, last, 0)?)
 }
 
 fn copy_strided(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice, pair: &StridedPair) -> Result<()> {
@@ -68,7 +68,7 @@ fn copy_strided(gpu: &Gpu, x: DeviceSlice, y: DeviceSlice, pair: &StridedPair) -
         let tiles = batch * rows.div_ceil(TILE) * columns.div_ceil(TILE);
         let grid = LaunchConfig::linear(tiles.min(1 << 20), 256);
         let kernel = kernel("transpose", y.dtype);
-        return gpu.launch(kernel, grid, args![x, y, batch, to_i32(rows)?, to_i32(columns)?]);
+        return gpu.launch(kernel, grid, args![x, y, batch, int(rows), int(columns)]);
     }
     for (pair, grid) in pair.launches(y.dtype) {
         gpu.launch(kernel("copy", y.dtype), grid, args![x, y, KernelArg::by_value(&pair)])?;

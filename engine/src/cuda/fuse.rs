@@ -1,7 +1,7 @@
 //! Generated pointwise kernels; they include `kernels/cu/fuse.cuh`.
 use super::channels::Chunks;
 use super::strided_pair::num_packs;
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result};
+use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, int};
 use crate::DType;
 use crate::fuse::GeneratedKernel;
 use fornax_kernels::KernelSource;
@@ -34,7 +34,7 @@ pub(crate) fn run(
         // Few blocks, because each thread loads the per-channel operands once for all its rows.
         let rows = len / c;
         let chunks = Chunks::for_sums(rows, c, first);
-        args.extend([KernelArg::from(rows), KernelArg::from(c as i32), KernelArg::from(chunks.rows as i32)]);
+        args.extend([KernelArg::from(rows), int(c), int(chunks.rows)]);
         chunks.grid()
     };
     gpu.launch_generated(&KernelSource { name: &generated.kernel, text: &generated.source }, grid, &args)

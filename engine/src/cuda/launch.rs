@@ -8,7 +8,7 @@ use cudarc::driver::sys::{
     CUfunction, CUresult, cuFuncGetParamInfo, cuOccupancyMaxActiveBlocksPerMultiprocessor,
 };
 use cudarc::driver::{DriverError, result, sys::CUfunction_attribute};
-use fornax_kernels::{KernelError, KernelSource};
+use fornax_kernels::{ByValue, KernelError, KernelSource};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
@@ -66,15 +66,20 @@ impl LaunchConfig {
         LaunchConfig { is_grid_stride: true, ..LaunchConfig::linear(blocks, 256) }
     }
 
-    /// One-dimensional grid and block.
+    /// One-dimensional grid and block. More blocks than a grid can have are an error at the launch.
     pub(crate) fn linear(blocks: usize, threads: usize) -> LaunchConfig {
         LaunchConfig {
-            grid_dim: [blocks as u32, 1, 1],
+            grid_dim: [grid_extent(blocks), 1, 1],
             block_dim: [threads as u32, 1, 1],
             shared_mem_bytes: 0,
             is_grid_stride: false,
         }
     }
+}
+
+/// Number of blocks along an axis of a grid. A number that does not fit becomes one that every device rejects at the launch.
+pub(crate) fn grid_extent(blocks: usize) -> u32 {
+    u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
 /// Kernel argument, as the bytes that are passed.
@@ -86,12 +91,35 @@ enum ArgBytes<'a> {
     Four([u8; 4]),
     Eight([u8; 8]),
     Struct(&'a [u8]),
+    /// Value that exceeds its 32-bit parameter: the launch returns an error that names it.
+    TooLarge(i128),
+}
+
+/// Extent as a 32-bit field of a struct; an argument that is an extent itself is [`int`].
+pub(crate) fn to_i32(value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| {
+        CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
+    })
+}
+
+/// Extents as 32-bit fields of a struct.
+pub(crate) fn to_i32s<const N: usize>(values: [usize; N]) -> Result<[i32; N]> {
+    let mut checked = [0; N];
+    for (to, value) in checked.iter_mut().zip(values) {
+        *to = to_i32(value)?;
+    }
+    Ok(checked)
+}
+
+/// Extent that a kernel takes as a 32-bit `int`. The launch returns an error if it does not fit.
+pub(crate) fn int(extent: usize) -> KernelArg<'static> {
+    i32::try_from(extent).map_or(KernelArg(ArgBytes::TooLarge(extent as i128)), KernelArg::from)
 }
 
 impl<'a> KernelArg<'a> {
-    /// Plain struct passed by value; it must have the layout of the struct in the kernel's source.
-    pub(crate) fn by_value<T: bytemuck::NoUninit>(value: &'a T) -> KernelArg<'a> {
-        KernelArg(ArgBytes::Struct(bytemuck::bytes_of(value)))
+    /// Struct of [`fornax_kernels::arguments`], or another value of the parameter's type.
+    pub(crate) fn by_value<T: ByValue>(value: &'a T) -> KernelArg<'a> {
+        KernelArg(ArgBytes::Struct(value.bytes()))
     }
 
     /// Pointer, null for `None`.
@@ -99,12 +127,23 @@ impl<'a> KernelArg<'a> {
         KernelArg(ArgBytes::Eight(slice.map_or(0, |s| s.pointer).to_ne_bytes()))
     }
 
+    fn too_large(&self) -> Option<i128> {
+        if let ArgBytes::TooLarge(value) = self.0 { Some(value) } else { None }
+    }
+
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             ArgBytes::Four(b) => b,
             ArgBytes::Eight(b) => b,
             ArgBytes::Struct(b) => b,
+            ArgBytes::TooLarge(_) => &[],
         }
+    }
+}
+
+impl<'a, T: ByValue> From<&'a T> for KernelArg<'a> {
+    fn from(value: &'a T) -> Self {
+        KernelArg::by_value(value)
     }
 }
 
@@ -133,6 +172,11 @@ impl From<f32> for KernelArg<'static> {
         KernelArg(ArgBytes::Four(value.to_ne_bytes()))
     }
 }
+impl From<i64> for KernelArg<'static> {
+    fn from(value: i64) -> Self {
+        KernelArg(ArgBytes::Eight(value.to_ne_bytes()))
+    }
+}
 /// Number of elements, `long long` in a kernel.
 impl From<usize> for KernelArg<'static> {
     fn from(value: usize) -> Self {
@@ -140,7 +184,8 @@ impl From<usize> for KernelArg<'static> {
     }
 }
 
-/// Arguments of a launch, in the kernel's order: slices, numbers (`usize` becomes `long long`), [`KernelArg`]s.
+/// Arguments of a launch, in the kernel's order: slices, numbers (`usize` becomes `long long`, [`int`]`(usize)` a checked 32-bit `int`),
+/// references to structs, [`KernelArg`]s.
 macro_rules! args {
     ($($value:expr),* $(,)?) => {
         &[$($crate::cuda::KernelArg::from($value)),*]
@@ -157,7 +202,7 @@ struct LoadedKernels {
     /// Modules by the name of their unit.
     modules: HashMap<String, CudaModule>,
     kernels: HashMap<Kernel, KernelFunction>,
-    /// Kernels of generated sources, by the name of their source.
+    /// Kernels of generated and declared sources, by their keys.
     generated: HashMap<String, KernelFunction>,
 }
 
@@ -208,20 +253,62 @@ impl Gpu {
         grid: LaunchConfig,
         args: &[KernelArg],
     ) -> Result<()> {
+        self.launch_text(source.name, source.name, (source.name, source.text), grid, args)
+    }
+
+    /// Queues the kernel `name` of a source, a name and a text; compiles it at the first use of the key.
+    pub(crate) fn launch_text(
+        &self,
+        key: &str,
+        name: &str,
+        (source_name, text): (&str, &str),
+        grid: LaunchConfig,
+        args: &[KernelArg],
+    ) -> Result<()> {
+        let source = KernelSource { name: source_name, text };
+        self.launch_loaded(key, name, grid, args, || {
+            self.load_module(source_name, |target| fornax_kernels::compile(source, target))
+        })
+    }
+
+    /// Queues the kernel `name` of compiled code, a cubin or PTX that ends with a NUL; loads it at the first use of the key.
+    pub(crate) fn launch_image(
+        &self,
+        key: &str,
+        name: &str,
+        image: &[u8],
+        grid: LaunchConfig,
+        args: &[KernelArg],
+    ) -> Result<()> {
+        self.launch_loaded(key, name, grid, args, || self.load_module(name, |_| Ok(image.to_vec())))
+    }
+
+    /// Makes the next launch of each kernel load it again, in the mode that the emulated device then has.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forget_kernels(&self) {
+        *self.modules.0.lock().unwrap_or_else(|e| e.into_inner()) = LoadedKernels::default();
+    }
+
+    fn launch_loaded(
+        &self,
+        key: &str,
+        name: &str,
+        grid: LaunchConfig,
+        args: &[KernelArg],
+        load: impl FnOnce() -> Result<CudaModule>,
+    ) -> Result<()> {
         let _access = self.bind()?;
         let mut loaded = self.modules.0.lock().unwrap_or_else(|e| e.into_inner());
-        let function = match loaded.generated.get(source.name) {
+        let function = match loaded.generated.get(key) {
             Some(function) => function.clone(),
             None => {
-                let module =
-                    self.load_module(source.name, |target| fornax_kernels::compile(*source, target))?;
-                let function = self.look_up(&module, source.name, source.name)?;
-                loaded.generated.insert(source.name.to_string(), function.clone());
+                let function = self.look_up(&load()?, key, name)?;
+                loaded.generated.insert(key.to_string(), function.clone());
                 function
             }
         };
         drop(loaded);
-        self.launch_function(&source.name, &function, grid, args)
+        self.launch_function(&name, &function, grid, args)
     }
 
     fn launch_function(
@@ -233,6 +320,11 @@ impl Gpu {
     ) -> Result<()> {
         let failed =
             |call: &str, e: DriverError| CudaError::from_driver(format!("{call} kernel {kernel}"), e);
+        if let Some(value) = args.iter().find_map(KernelArg::too_large) {
+            return Err(CudaError::new(format!(
+                "kernel {kernel} takes 32-bit extents, but one is {value}: the maximum is 2^31 - 1"
+            )));
+        }
         if let Some(sizes) = &k.parameter_sizes
             && !args.iter().map(|a| a.bytes().len()).eq(sizes.iter().copied())
         {
@@ -336,7 +428,7 @@ impl Gpu {
 }
 
 /// Threads per block for which occupancy is queried: those of all kernels with a grid-stride loop.
-const OCCUPANCY_THREADS: i32 = 256;
+pub(crate) const OCCUPANCY_THREADS: u32 = 256;
 
 /// Bytes of each parameter.
 fn parameter_sizes(function: CUfunction) -> Vec<usize> {
@@ -354,7 +446,9 @@ fn parameter_sizes(function: CUfunction) -> Vec<usize> {
 fn resident_blocks_per_multiprocessor(function: CUfunction) -> std::result::Result<u32, DriverError> {
     let mut blocks = 0;
     // SAFETY: the function is alive, and the pointer is to a local.
-    unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS, 0) }
-        .result()?;
+    unsafe {
+        cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, OCCUPANCY_THREADS as i32, 0)
+    }
+    .result()?;
     Ok(blocks as u32)
 }

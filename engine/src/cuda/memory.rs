@@ -50,7 +50,7 @@ impl Gpu {
 
     /// Allocates uninitialised memory for `len` elements.
     pub(crate) fn empty(self: &Arc<Gpu>, len: usize, dtype: DType) -> Result<DeviceBuffer> {
-        self.allocate(len * dtype.size())
+        self.allocate(dtype.bytes(len))
     }
 
     /// Queues a fill with zero bytes.
@@ -79,7 +79,8 @@ impl DeviceBuffer {
 
     /// Slice of `len` elements, starting at element `start`.
     pub(crate) fn slice(&self, start: usize, len: usize, dtype: DType) -> DeviceSlice<'_> {
-        assert!((start + len) * dtype.size() <= self.bytes, "the slice ends beyond its block");
+        let end = start.checked_add(len).map(|end| dtype.bytes(end));
+        assert!(end.is_some_and(|end| end <= self.bytes), "the slice ends beyond its block");
         DeviceSlice { pointer: self.pointer + (start * dtype.size()) as u64, len, dtype, buffer: PhantomData }
     }
 
@@ -98,12 +99,13 @@ impl Drop for DeviceBuffer {
 impl DeviceSlice<'_> {
     /// Size in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.len * self.dtype.size()
+        self.dtype.bytes(self.len)
     }
 
     /// Slice of `len` elements, starting at element `start`.
     pub(crate) fn subslice(&self, start: usize, len: usize) -> Self {
-        assert!(start + len <= self.len, "the subslice ends beyond its slice");
+        let end = start.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.len), "the subslice ends beyond its slice");
         DeviceSlice { pointer: self.pointer + (start * self.dtype.size()) as u64, len, ..*self }
     }
 }

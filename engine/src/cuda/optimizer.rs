@@ -1,10 +1,15 @@
 //! Multi-tensor optimizer updates, one launch per stage (`kernels/cu/optimizer.cuh`, and the kernels generated for update rules).
+use super::launch::to_i32;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
 use crate::DType;
 use crate::fuse::UpdateRule;
-use crate::fuse::update::MAX_MOMENTS;
+use crate::fuse::update::{MAX_MOMENTS, MAX_SHARED_SCALARS};
 use crate::ops::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS};
-use fornax_kernels::KernelSource;
+use fornax_kernels::arguments::{
+    self, FactoredOptions, GradOptions, MOMENTS, PARAMETERS, Parameter, ParameterTable, UpdateArgs,
+    UpdateFormat,
+};
+use fornax_kernels::{AddressBits, AddressMut, ByValue, KernelSource};
 
 /// Operands of one parameter's update; weights and moments are f32, the gradient may be f16 or bf16, and all have one length.
 pub(crate) struct ParameterUpdate<'a> {
@@ -44,7 +49,7 @@ pub(crate) fn update(
     state: &OptimizerState,
 ) -> Result<()> {
     assert_eq!(state.scalars.len, UPDATE_SCALARS);
-    let tables = parameter_tables(parameters);
+    let tables = parameter_tables(parameters)?;
     let chunks: usize = tables.iter().map(|(_, chunks)| chunks).sum();
     let rows: usize = parameters.iter().map(|parameter| parameter.layout.rows).sum();
     let needs_norm = gradients.computes_grad_norm() || rule.reads_norm();
@@ -54,15 +59,15 @@ pub(crate) fn update(
     let row_sums = gpu.allocate(4 * rows * rule.row_sums())?;
     let agc_scale = gpu.allocate(if agc_clip > 0.0 { 4 * rows } else { 0 })?;
     let mut args = UpdateArgs {
-        scalars: state.scalars.pointer,
-        step: state.step.pointer,
-        ticket: state.ticket.pointer,
-        partial: partial.as_slice(DType::F64).pointer,
-        row_sums: row_sums.as_slice(DType::F32).pointer,
-        agc_scale: if agc_clip > 0.0 { agc_scale.as_slice(DType::F32).pointer } else { 0 },
+        scalars: state.scalars.into(),
+        step: state.step.into(),
+        ticket: AddressMut::new(state.ticket.pointer),
+        partial: partial.as_slice(DType::F64).into(),
+        row_sums: row_sums.as_slice(DType::F32).into(),
+        agc_scale: if agc_clip > 0.0 { agc_scale.as_slice(DType::F32).into() } else { AddressMut::NULL },
         clip_value: if let Some(GradClip::Value(limit)) = gradients.clip { limit } else { 0.0 },
         first_chunk: 0,
-        chunks: chunks as i32,
+        chunks: to_i32(chunks)?,
         blocks: 0,
     };
     let launch_tables = |args: &mut UpdateArgs,
@@ -70,15 +75,15 @@ pub(crate) fn update(
                          launch: &dyn Fn(LaunchConfig, &ParameterTable, &UpdateArgs) -> Result<()>|
      -> Result<()> {
         args.first_chunk = 0;
-        args.blocks = if takes_ticket { chunks as i32 } else { 0 };
+        args.blocks = if takes_ticket { args.chunks } else { 0 };
         for (table, chunks) in &tables {
             launch(LaunchConfig::linear(*chunks, THREADS), table, args)?;
-            args.first_chunk += *chunks as i32;
+            args.first_chunk += to_i32(*chunks)?;
         }
         Ok(())
     };
     if needs_norm {
-        let options = GradOptions::new(gradients, agc_clip);
+        let options = grad_options(gradients, agc_clip);
         let name = if agc_clip > 0.0 { "gradient_norm_agc_f32" } else { "gradient_norm_f32" };
         launch_tables(&mut args, true, &|grid, table, args| {
             gpu.launch(
@@ -112,178 +117,82 @@ pub(crate) fn update(
 const MODULE: &str = "optimizer";
 const THREADS: usize = 256;
 
-/// Maximum parameters per launch: the number that fits into a kernel's arguments, and more than most networks have.
-const MAX_PARAMETERS: usize = 240;
+// Rules have as many moments and scalars as kernels take.
+const _: () = assert!(MAX_MOMENTS == MOMENTS && MAX_SHARED_SCALARS == arguments::MAX_SHARED_SCALARS);
+const _: () =
+    assert!(UPDATE_SCALARS == arguments::UpdateScalar::FirstSharedScalar as usize + MAX_SHARED_SCALARS);
 
-/// Same layout as `struct Parameter` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ParameterEntry {
-    weights: u64,
-    gradient: u64,
-    moments: [u64; MAX_MOMENTS],
-    ema: u64,
-    low_precision: u64,
-    param_scalar: u64,
-    n: i64,
-    row_length: i32,
-    chunk_length: i32,
-    chunk: i32,
-    row: i32,
-    weight_decay: f32,
-    lr_scale: f32,
-    ndim: i32,
-    adaptive_clip: i32,
-    low_precision_format: i32,
-    round_format: i32,
-    inner: i32,
-    gradient_format: i32,
-}
-
-/// Same layout as `struct ParameterTable`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ParameterTable {
-    count: i64,
-    entries: [ParameterEntry; MAX_PARAMETERS],
-}
-// SAFETY: numbers only, with an even count of 32-bit ones, so there is no padding.
-unsafe impl bytemuck::NoUninit for ParameterTable {}
-
-/// Same layout as `struct UpdateArgs`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct UpdateArgs {
-    scalars: u64,
-    step: u64,
-    ticket: u64,
-    partial: u64,
-    row_sums: u64,
-    agc_scale: u64,
-    clip_value: f32,
-    first_chunk: i32,
-    chunks: i32,
-    blocks: i32,
-}
-
-/// Same layout as `struct GradOptions`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct GradOptions {
-    growth_factor: f32,
-    backoff_factor: f32,
-    min_scale: f32,
-    clip_norm: f32,
-    agc_clip: f32,
-    growth_interval: i32,
-    loss_scaling: i32,
-}
-
-/// Same layout as `struct FactoredOptions`.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct FactoredOptions {
-    decay_rate: f64,
-    eps: f64,
-}
-
-impl GradOptions {
-    fn new(gradients: &GradientRule, agc_clip: f32) -> GradOptions {
-        let scaling = gradients.scaling.unwrap_or_default();
-        GradOptions {
-            growth_factor: scaling.growth_factor,
-            backoff_factor: scaling.backoff_factor,
-            min_scale: scaling.min_scale,
-            clip_norm: if let Some(GradClip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
-            agc_clip,
-            growth_interval: scaling.growth_interval as i32,
-            loss_scaling: i32::from(gradients.scaling.is_some()),
-        }
+fn grad_options(gradients: &GradientRule, agc_clip: f32) -> GradOptions {
+    let scaling = gradients.scaling.unwrap_or_default();
+    GradOptions {
+        growth_factor: scaling.growth_factor,
+        backoff_factor: scaling.backoff_factor,
+        min_scale: scaling.min_scale,
+        clip_norm: if let Some(GradClip::Norm(limit)) = gradients.clip { limit } else { 0.0 },
+        agc_clip,
+        growth_interval: i32::try_from(scaling.growth_interval).unwrap_or(i32::MAX),
+        loss_scaling: i32::from(gradients.scaling.is_some()),
     }
 }
 
 /// Parameter tables, one per launch, each with its number of chunks.
-fn parameter_tables(parameters: &[ParameterUpdate]) -> Vec<(Box<ParameterTable>, usize)> {
+fn parameter_tables(parameters: &[ParameterUpdate]) -> Result<Vec<(Box<ParameterTable>, usize)>> {
     let mut row = 0;
     let filled = |group: &[ParameterUpdate]| {
-        let mut table =
-            Box::new(ParameterTable { count: 0, entries: [ParameterEntry::NONE; MAX_PARAMETERS] });
+        let mut table = Box::new(ParameterTable::zeroed());
         let mut chunks = 0;
         for parameter in group {
             if parameter.weights.len > 0 {
-                table.entries[table.count as usize] = ParameterEntry::new(parameter, chunks, row);
+                table.entries[table.count as usize] = entry(parameter, chunks, row)?;
                 table.count += 1;
             }
             chunks += parameter.layout.chunks;
             row += parameter.layout.rows;
         }
-        (table, chunks)
+        Ok((table, chunks))
     };
-    parameters.chunks(MAX_PARAMETERS).map(filled).filter(|(_, chunks)| *chunks > 0).collect()
+    let tables = parameters.chunks(PARAMETERS).map(filled).collect::<Result<Vec<_>>>()?;
+    Ok(tables.into_iter().filter(|(_, chunks)| *chunks > 0).collect())
 }
 
-impl ParameterEntry {
-    const NONE: ParameterEntry = ParameterEntry {
-        weights: 0,
-        gradient: 0,
-        moments: [0; MAX_MOMENTS],
-        ema: 0,
-        low_precision: 0,
-        param_scalar: 0,
-        n: 0,
-        row_length: 1,
-        chunk_length: 1,
-        chunk: 0,
-        row: 0,
-        weight_decay: 0.0,
-        lr_scale: 0.0,
-        ndim: 0,
-        adaptive_clip: 0,
-        low_precision_format: 0,
-        round_format: 0,
-        inner: 1,
-        gradient_format: 0,
-    };
-
-    /// Entry of a parameter whose first chunk has index `chunk` within its launch and whose first row has index `row` among all rows.
-    fn new(parameter: &ParameterUpdate, chunk: usize, row: usize) -> ParameterEntry {
-        let mut moments = [0; MAX_MOMENTS];
-        for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
-            *to = moment.pointer;
-        }
-        if let Some([rows, columns]) = parameter.factors {
-            (moments[0], moments[MAX_MOMENTS - 2], moments[MAX_MOMENTS - 1]) =
-                (0, rows.pointer, columns.pointer);
-        }
-        let layout = parameter.layout;
-        ParameterEntry {
-            weights: parameter.weights.pointer,
-            gradient: parameter.gradient.pointer,
-            moments,
-            ema: parameter.ema.map_or(0, |ema| ema.pointer),
-            low_precision: parameter.low_precision.map_or(0, |copy| copy.pointer),
-            param_scalar: parameter.param_scalar.map_or(0, |scalar| scalar.pointer),
-            n: parameter.weights.len as i64,
-            row_length: layout.row_length as i32,
-            chunk_length: layout.chunk_length as i32,
-            chunk: chunk as i32,
-            row: row as i32,
-            weight_decay: parameter.weight_decay,
-            lr_scale: parameter.lr_scale,
-            ndim: layout.axes as i32,
-            adaptive_clip: i32::from(parameter.adaptive_clip),
-            low_precision_format: format(parameter.low_precision.map(|copy| copy.dtype)),
-            round_format: format(parameter.round_to),
-            inner: layout.inner as i32,
-            gradient_format: format(Some(parameter.gradient.dtype)),
-        }
+/// Entry of a parameter whose first chunk has index `chunk` within its launch and whose first row has index `row` among all rows.
+fn entry(parameter: &ParameterUpdate, chunk: usize, row: usize) -> Result<Parameter> {
+    let mut moments = [AddressBits::NULL; MOMENTS];
+    for (to, moment) in moments.iter_mut().zip(&parameter.moments) {
+        *to = (*moment).into();
     }
+    if let Some([rows, columns]) = parameter.factors {
+        (moments[0], moments[MOMENTS - 2], moments[MOMENTS - 1]) =
+            (AddressBits::NULL, rows.into(), columns.into());
+    }
+    let layout = parameter.layout;
+    Ok(Parameter {
+        weights: parameter.weights.into(),
+        gradient: parameter.gradient.into(),
+        moments,
+        ema: parameter.ema.map_or(AddressBits::NULL, AddressBits::from),
+        low_precision: parameter.low_precision.map_or(AddressBits::NULL, AddressBits::from),
+        param_scalar: parameter.param_scalar.map_or(AddressBits::NULL, AddressBits::from),
+        n: parameter.weights.len as i64,
+        row_length: to_i32(layout.row_length)?,
+        chunk_length: to_i32(layout.chunk_length)?,
+        chunk: to_i32(chunk)?,
+        row: to_i32(row)?,
+        weight_decay: parameter.weight_decay,
+        lr_scale: parameter.lr_scale,
+        ndim: to_i32(layout.axes)?,
+        adaptive_clip: i32::from(parameter.adaptive_clip),
+        low_precision_format: format(parameter.low_precision.map(|copy| copy.dtype)),
+        round_format: format(parameter.round_to),
+        inner: to_i32(layout.inner)?,
+        gradient_format: format(Some(parameter.gradient.dtype)),
+    })
 }
 
-fn format(dtype: Option<DType>) -> i32 {
+fn format(dtype: Option<DType>) -> UpdateFormat {
     match dtype {
-        Some(DType::F16) => 1,
-        Some(DType::BF16) => 2,
-        _ => 0,
+        Some(DType::F16) => UpdateFormat::Half,
+        Some(DType::BF16) => UpdateFormat::Bfloat,
+        _ => UpdateFormat::NoFormat,
     }
 }

@@ -1,8 +1,8 @@
 //! Page-locked (pinned) host memory of a device: blocks that copies read or write without the host, each reused once its last copy is done.
 use super::capture_lock::relaxed_capture;
 use super::{CudaError, Gpu, Result};
-use crate::cpu::memory::CpuBuffer;
-use crate::{DType, Device, Shape, Tensor};
+use crate::host_memory::CpuBuffer;
+use crate::{DType, Device, IntoShape, Tensor};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};
 use std::collections::{BTreeMap, HashMap};
@@ -44,13 +44,13 @@ const PADDING: usize = 64;
 
 /// A tensor on the CPU in page-locked memory, like PyTorch's `pin_memory`, of arbitrary content: [`upload`](super::upload) copies it to
 /// `device` without the host. Errors if `device` is the CPU.
-pub fn pinned_tensor(shape: impl Into<Shape>, dtype: DType, device: &Device) -> crate::Result<Tensor> {
+pub fn pinned_tensor(shape: impl IntoShape, dtype: DType, device: &Device) -> crate::Result<Tensor> {
     let in_op = |error: CudaError| error.with_op_context("pinned_tensor", *device, &[]);
     let Device::Cuda(ordinal) = *device else {
         return Err(in_op(CudaError::new("only copies to a CUDA device need page-locked memory")));
     };
-    let shape = shape.into();
-    let bytes = shape.numel() * dtype.size();
+    let shape = shape.into_shape()?;
+    let bytes = dtype.bytes(shape.numel());
     let buffer = Gpu::get(ordinal).and_then(|gpu| gpu.allocate_pinned(bytes + PADDING)).map_err(in_op)?;
     let start = NonNull::new(buffer.address as *mut u8).expect("the driver returned memory");
     // SAFETY: the buffer owns the block, which is initialised, page-aligned and has the padding; it moves into the tensor's memory.

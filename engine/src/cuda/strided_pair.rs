@@ -2,26 +2,15 @@
 //! iterations are split.
 use super::{CudaError, DeviceSlice, LaunchConfig, Result};
 use crate::{DType, MAX_RANK};
+use fornax_kernels::ByValue;
+use fornax_kernels::arguments::{self, OUTER_AXES};
 
-/// Offsets of elements, in rows, in two arrays `a` and `b`. Same layout as `struct StridedPair` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StridedPair {
-    n: i64,
-    inner: i64,
-    a_start: i64,
-    b_start: i64,
-    y_start: i64,
-    a_stride: i64,
-    b_stride: i64,
-    rank: i32,
-    packed: i32,
-    extents: [u32; MAX_RANK],
-    a: [i64; MAX_RANK],
-    b: [i64; MAX_RANK],
-}
-// SAFETY: integers only, with an even count of 32-bit ones, so there is no padding.
-unsafe impl bytemuck::NoUninit for StridedPair {}
+/// Iteration over two arrays `a` and `b` with independent strides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct StridedPair(arguments::StridedPair);
+
+// One axis of a tensor is always that of the rows.
+const _: () = assert!(OUTER_AXES >= MAX_RANK - 1);
 
 /// Kernels index elements of more than one axis in 32 bits, so there must be fewer than this.
 const MAX_ELEMENTS: i64 = 1 << 32;
@@ -30,8 +19,13 @@ const MAX_ELEMENTS: i64 = 1 << 32;
 pub(crate) type Axis = (usize, isize, isize);
 
 impl StridedPair {
-    /// Iteration over axes, outermost first, from the given offsets.
-    pub(crate) fn new(axes: impl IntoIterator<Item = Axis>, a_start: usize, b_start: usize) -> StridedPair {
+    /// Iteration over axes, outermost first, from the given offsets. Errors if an axis has more than 2^32 - 1 elements and is neither the
+    /// innermost nor contiguous with the next.
+    pub(crate) fn new(
+        axes: impl IntoIterator<Item = Axis>,
+        a_start: usize,
+        b_start: usize,
+    ) -> Result<StridedPair> {
         let mut merged: Vec<Axis> = vec![];
         let mut n = 1;
         for (extent, a, b) in axes {
@@ -45,50 +39,51 @@ impl StridedPair {
             }
         }
         let (inner, a_step, b_step) = merged.pop().unwrap_or((1, 1, 1));
-        let mut pair = StridedPair {
+        let mut pair = arguments::StridedPair {
             n: n as i64,
             inner: inner as i64,
             a_start: a_start as i64,
             b_start: b_start as i64,
-            y_start: 0,
             a_stride: a_step as i64,
             b_stride: b_step as i64,
             rank: merged.len() as i32,
-            packed: 0,
-            extents: [0; MAX_RANK],
-            a: [0; MAX_RANK],
-            b: [0; MAX_RANK],
+            ..ByValue::zeroed()
         };
         for (axis, (extent, a, b)) in merged.into_iter().enumerate() {
-            (pair.extents[axis], pair.a[axis], pair.b[axis]) = (extent as u32, a as i64, b as i64);
+            let extent = u32::try_from(extent).map_err(|_| {
+                CudaError::new(format!("an axis of {extent} elements is too long: the maximum is 2^32 - 1"))
+            })?;
+            (pair.extents[axis], pair.a[axis], pair.b[axis]) = (extent, a as i64, b as i64);
         }
-        pair
+        Ok(StridedPair(pair))
     }
 
     /// True if there are no elements.
     pub(crate) fn is_empty(&self) -> bool {
-        self.n == 0
+        self.0.n == 0
     }
 
     /// True if both arrays are contiguous from the first element to the last.
     pub(crate) fn is_dense(&self) -> bool {
-        self.rank == 0 && self.a_stride == 1 && self.b_stride == 1
+        self.0.rank == 0 && self.0.a_stride == 1 && self.0.b_stride == 1
     }
 
     /// Returns `[batch, rows, columns]` if this transposes dense matrices of that shape, written row by row.
     pub(crate) fn as_transpose(&self) -> Option<[usize; 3]> {
-        let last = self.rank as usize - usize::from(self.rank > 0);
-        let (rows, columns) = (self.inner, i64::from(self.extents[last]));
+        let last = self.0.rank as usize - usize::from(self.0.rank > 0);
+        let (rows, columns) = (self.0.inner, i64::from(self.0.extents[last]));
         // A row of the result is a column of the source.
-        let is_matrix =
-            self.b_stride == 1 && self.a_stride == columns && self.a[last] == 1 && self.b[last] == rows;
-        let is_batch = match self.rank {
+        let is_matrix = self.0.b_stride == 1
+            && self.0.a_stride == columns
+            && self.0.a[last] == 1
+            && self.0.b[last] == rows;
+        let is_batch = match self.0.rank {
             1 => true,
-            2 => self.a[0] == rows * columns && self.b[0] == rows * columns,
+            2 => self.0.a[0] == rows * columns && self.0.b[0] == rows * columns,
             _ => false,
         };
-        let batch = if self.rank == 2 { self.extents[0] as usize } else { 1 };
-        (is_matrix && is_batch && self.a_start == 0 && self.b_start == 0).then_some([
+        let batch = if self.0.rank == 2 { self.0.extents[0] as usize } else { 1 };
+        (is_matrix && is_batch && self.0.a_start == 0 && self.0.b_start == 0).then_some([
             batch,
             rows as usize,
             columns as usize,
@@ -96,48 +91,49 @@ impl StridedPair {
     }
 
     /// Launches for arrays of a dtype: pieces that kernels can index in 32 bits, each with its launch configuration.
-    pub(crate) fn launches(&self, dtype: DType) -> Vec<(StridedPair, LaunchConfig)> {
+    pub(crate) fn launches(&self, dtype: DType) -> Vec<(arguments::StridedPair, LaunchConfig)> {
         let pack = 16 / dtype.size() as i64;
         let mut pieces = vec![];
         self.split(MAX_ELEMENTS, &mut pieces);
-        let launch = |mut pair: StridedPair| {
-            pair.packed = i32::from(pair.is_packed(pack));
-            let items = if pair.packed == 1 { pair.n / pack } else { pair.n };
-            (pair, LaunchConfig::grid_stride(items as usize))
+        let launch = |pair: StridedPair| {
+            let is_packed = pair.is_packed(pack);
+            let items = if is_packed { pair.0.n / pack } else { pair.0.n };
+            let argument = arguments::StridedPair { packed: i32::from(is_packed), ..pair.0 };
+            (argument, LaunchConfig::grid_stride(items as usize))
         };
         pieces.into_iter().filter(|pair| !pair.is_empty()).map(launch).collect()
     }
 
     /// True if rows consist of whole packs that start at multiples of a pack.
     fn is_packed(&self, pack: i64) -> bool {
-        let outer = |strides: &[i64]| strides[..self.rank as usize].iter().all(|stride| stride % pack == 0);
+        let outer = |strides: &[i64]| strides[..self.0.rank as usize].iter().all(|stride| stride % pack == 0);
         let fits = |start: i64, stride: i64, strides: &[i64]| {
             stride == 0 || (stride == 1 && start % pack == 0 && outer(strides))
         };
-        self.inner % pack == 0
-            && self.y_start % pack == 0
-            && fits(self.a_start, self.a_stride, &self.a)
-            && fits(self.b_start, self.b_stride, &self.b)
+        self.0.inner % pack == 0
+            && self.0.y_start % pack == 0
+            && fits(self.0.a_start, self.0.a_stride, &self.0.a)
+            && fits(self.0.b_start, self.0.b_stride, &self.0.b)
     }
 
     /// Splits the outermost axes until each piece has fewer than `limit` elements, or is one row.
     fn split(&self, limit: i64, pieces: &mut Vec<StridedPair>) {
-        if self.rank == 0 || self.n < limit {
+        if self.0.rank == 0 || self.0.n < limit {
             return pieces.push(*self);
         }
-        let extent = i64::from(self.extents[0]);
-        let each = self.n / extent;
+        let extent = i64::from(self.0.extents[0]);
+        let each = self.0.n / extent;
         let at_once = ((limit - 1) / each).max(1);
         for start in (0..extent).step_by(at_once as usize) {
             let count = at_once.min(extent - start);
-            let mut piece = StridedPair {
+            let mut piece = StridedPair(arguments::StridedPair {
                 n: count * each,
-                a_start: self.a_start + start * self.a[0],
-                b_start: self.b_start + start * self.b[0],
-                y_start: self.y_start + start * each,
-                ..*self
-            };
-            piece.extents[0] = count as u32;
+                a_start: self.0.a_start + start * self.0.a[0],
+                b_start: self.0.b_start + start * self.0.b[0],
+                y_start: self.0.y_start + start * each,
+                ..self.0
+            });
+            piece.0.extents[0] = count as u32;
             if count == 1 {
                 piece.drop_outermost();
                 piece.split(limit, pieces);
@@ -148,22 +144,15 @@ impl StridedPair {
     }
 
     fn drop_outermost(&mut self) {
-        self.rank -= 1;
-        self.extents.rotate_left(1);
-        self.a.rotate_left(1);
-        self.b.rotate_left(1);
+        self.0.rank -= 1;
+        self.0.extents.rotate_left(1);
+        self.0.a.rotate_left(1);
+        self.0.b.rotate_left(1);
     }
 }
 
-/// Converts an extent to the 32 bits of kernel arguments.
-pub(super) fn to_i32(value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| {
-        CudaError::new(format!("an extent of {value} is too large for CUDA kernels: the maximum is 2^31 - 1"))
-    })
-}
-
 /// Number of packs of 16 bytes in a dense slice, rounded up.
-pub(super) fn num_packs(slice: DeviceSlice) -> usize {
+pub(crate) fn num_packs(slice: DeviceSlice) -> usize {
     slice.len.div_ceil(16 / slice.dtype.size())
 }
 
@@ -171,40 +160,44 @@ pub(super) fn num_packs(slice: DeviceSlice) -> usize {
 mod tests {
     use super::*;
 
+    fn pair<const N: usize>(axes: [Axis; N], a_start: usize, b_start: usize) -> StridedPair {
+        StridedPair::new(axes, a_start, b_start).expect("short axes")
+    }
+
     /// Offsets of each element in `a`, `b` and the result, computed as the kernels do.
     fn offsets(pair: &StridedPair) -> Vec<(i64, i64, i64)> {
         let offset = |i: i64| {
-            let (mut row, column) = (i / pair.inner, i % pair.inner);
+            let (mut row, column) = (i / pair.0.inner, i % pair.0.inner);
             let (mut a, mut b) =
-                (pair.a_start + column * pair.a_stride, pair.b_start + column * pair.b_stride);
-            for axis in (0..pair.rank as usize).rev() {
-                let extent = i64::from(pair.extents[axis]);
-                (a, b) = (a + row % extent * pair.a[axis], b + row % extent * pair.b[axis]);
+                (pair.0.a_start + column * pair.0.a_stride, pair.0.b_start + column * pair.0.b_stride);
+            for axis in (0..pair.0.rank as usize).rev() {
+                let extent = i64::from(pair.0.extents[axis]);
+                (a, b) = (a + row % extent * pair.0.a[axis], b + row % extent * pair.0.b[axis]);
                 row /= extent;
             }
-            (a, b, pair.y_start + i)
+            (a, b, pair.0.y_start + i)
         };
-        (0..pair.n).map(offset).collect()
+        (0..pair.0.n).map(offset).collect()
     }
 
     #[test]
     fn contiguous_axes_are_merged() {
-        let dense = StridedPair::new([(2, 12, 12), (3, 4, 4), (4, 1, 1)], 0, 0);
-        assert!(dense.is_dense() && dense.inner == 24);
-        let bias = StridedPair::new([(2, 12, 0), (3, 4, 0), (4, 1, 1)], 0, 0);
-        assert_eq!((bias.rank, bias.inner, bias.extents[0]), (1, 4, 6));
-        let scalar = StridedPair::new([(1, 5, 5), (1, 5, 5)], 0, 0);
-        assert_eq!((scalar.n, scalar.rank, scalar.inner), (1, 0, 1));
+        let dense = pair([(2, 12, 12), (3, 4, 4), (4, 1, 1)], 0, 0);
+        assert!(dense.is_dense() && dense.0.inner == 24);
+        let bias = pair([(2, 12, 0), (3, 4, 0), (4, 1, 1)], 0, 0);
+        assert_eq!((bias.0.rank, bias.0.inner, bias.0.extents[0]), (1, 4, 6));
+        let scalar = pair([(1, 5, 5), (1, 5, 5)], 0, 0);
+        assert_eq!((scalar.0.n, scalar.0.rank, scalar.0.inner), (1, 0, 1));
     }
 
     #[test]
     fn pieces_cover_all_elements_in_order() {
         let axes = [(3, 40, -7), (5, 8, 0), (2, 0, 1), (4, 1, 3)];
-        let whole = StridedPair::new(axes, 3, 50);
+        let whole = pair(axes, 3, 50);
         for limit in [2, 5, 9, 17, 41, 81, 1000] {
             let mut pieces = vec![];
             whole.split(limit, &mut pieces);
-            assert!(pieces.iter().all(|piece| piece.n < limit || piece.rank == 0));
+            assert!(pieces.iter().all(|piece| piece.0.n < limit || piece.0.rank == 0));
             let joined: Vec<_> = pieces.iter().flat_map(offsets).collect();
             assert_eq!(joined, offsets(&whole), "limit {limit}");
         }
@@ -213,19 +206,19 @@ mod tests {
     #[test]
     fn transpose_is_recognised() {
         // [2, 3, 20] to [2, 20, 3], written row by row.
-        let pair = StridedPair::new([(2, 60, 60), (20, 1, 3), (3, 20, 1)], 0, 0);
-        assert_eq!(pair.as_transpose(), Some([2, 3, 20]));
-        assert_eq!(StridedPair::new([(20, 1, 3), (3, 20, 1)], 0, 0).as_transpose(), Some([1, 3, 20]));
-        assert_eq!(StridedPair::new([(2, 60, 60), (20, 1, 1), (3, 20, 20)], 0, 0).as_transpose(), None);
-        assert_eq!(StridedPair::new([(60, 1, 1)], 0, 0).as_transpose(), None);
+        let transposed = pair([(2, 60, 60), (20, 1, 3), (3, 20, 1)], 0, 0);
+        assert_eq!(transposed.as_transpose(), Some([2, 3, 20]));
+        assert_eq!(pair([(20, 1, 3), (3, 20, 1)], 0, 0).as_transpose(), Some([1, 3, 20]));
+        assert_eq!(pair([(2, 60, 60), (20, 1, 1), (3, 20, 20)], 0, 0).as_transpose(), None);
+        assert_eq!(pair([(60, 1, 1)], 0, 0).as_transpose(), None);
     }
 
     #[test]
     fn packed_requires_aligned_rows() {
-        let pair = |inner, step| StridedPair::new([(3, step, inner as isize), (inner, 1, 1)], 0, 0);
-        assert!(pair(8, 16).is_packed(8) && !pair(8, 12).is_packed(8) && !pair(12, 16).is_packed(8));
-        assert!(!StridedPair::new([(8, 1, 1)], 4, 0).is_packed(8));
-        assert!(!StridedPair::new([(8, -1, 1)], 7, 0).is_packed(8));
-        assert!(StridedPair::new([(8, 0, 1)], 3, 0).is_packed(8));
+        let rows = |inner: usize, step| pair([(3, step, inner as isize), (inner, 1, 1)], 0, 0);
+        assert!(rows(8, 16).is_packed(8) && !rows(8, 12).is_packed(8) && !rows(12, 16).is_packed(8));
+        assert!(!pair([(8, 1, 1)], 4, 0).is_packed(8));
+        assert!(!pair([(8, -1, 1)], 7, 0).is_packed(8));
+        assert!(pair([(8, 0, 1)], 3, 0).is_packed(8));
     }
 }

@@ -1,4 +1,5 @@
-//! Unary elementwise functions with up to two scalar parameters (`kernels/cu/unary.cu`), and casts (`kernels/cu/cast.cu`).
+//! Unary elementwise functions with up to two scalar parameters (`kernels/cu/elementwise/unary.cu`), and casts
+//! (`kernels/cu/elementwise/cast.cu`).
 use super::strided_pair::num_packs;
 use super::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 

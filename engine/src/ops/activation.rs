@@ -47,6 +47,9 @@ impl Tensor {
                 _ => expression_of(activation).gradient(0).apply(&[self, dy]),
             };
         }
+        if self.is_half_on_cpu() {
+            return self.widened()?.activation_gradient(activation, &dy.widened()?)?.rounded_as(self);
+        }
         match OnGpu::of("activate", &[("x", self), ("grad", dy)])? {
             Some(on) => on.build(*self.shape(), self.dtype(), |dx| {
                 cuda::activation::backward(

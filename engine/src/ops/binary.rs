@@ -1,6 +1,6 @@
 //! Elementwise operations of two tensors, with broadcasting. Both operands have the same dtype: f32, f16, bf16, or f64 on the CPU.
-use super::expand::broadcast_steps;
 use super::gpu::OnGpu;
+use super::shape::broadcast_steps;
 use crate::autograd::is_tracked;
 use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
 use crate::{Error, Result, Tensor, cuda};
@@ -149,7 +149,7 @@ impl Tensor {
     fn binary<F: BinaryFn>(&self, op: &'static str, other: &Tensor) -> Result<Tensor> {
         let operands = [("self", self), ("other", other)];
         super::same_dtype(op, &operands)?;
-        let Some(shape) = self.shape().broadcast(other.shape()) else {
+        let Some(shape) = self.shape().broadcast(other.shape())? else {
             return Err(Error::shape(op, &operands, "the shapes do not broadcast"));
         };
         let steps = |t: &Tensor| broadcast_steps(t.shape(), &shape);

@@ -30,10 +30,13 @@ impl Expression {
         }
         let on_gpu = OnGpu::of(OP, &operands)?.is_some();
         debug_assert_eq!(on_gpu, inputs[0].device() != Device::Cpu);
-        let shape = inputs.iter().try_fold(Shape::default(), |shape, t| shape.broadcast(t.shape()));
-        let Some(shape) = shape else {
-            return Err(Error::shape(OP, &operands, "the shapes do not broadcast"));
-        };
+        let mut shape = Shape::default();
+        for t in inputs {
+            let Some(broadcast) = shape.broadcast(t.shape())? else {
+                return Err(Error::shape(OP, &operands, "the shapes do not broadcast"));
+            };
+            shape = broadcast;
+        }
         let c = channels(&shape, inputs);
         let expanded = |t: &&Tensor| {
             if broadcast_kind(t, &shape, c).is_some() { Ok((*t).clone()) } else { t.expand(shape) }
@@ -172,7 +175,7 @@ impl FusedCall {
         let (c, len) = (self.c, self.shape.numel());
         let empty = |output: &KernelOutput| match output {
             KernelOutput::Elements(dtype) => {
-                dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
+                crate::dtype::dispatch_any!(*dtype, T => Tensor::build(self.shape, |_: &mut [T]| ()))
             }
             KernelOutput::Sums => Tensor::build([c], |_: &mut [f64]| ()),
         };

@@ -1,7 +1,7 @@
 //! Helpers for the CUDA branches of operations: the device to run on, memory for results, and errors that name the operands.
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::error::Operands;
-use crate::{DType, Device, Error, Result, Shape, Tensor};
+use crate::{DType, Device, Error, IntoShape, Result, Tensor};
 use std::sync::Arc;
 
 /// An operation whose operands are on a GPU.
@@ -34,26 +34,18 @@ impl<'a> OnGpu<'a> {
         Ok(Some(OnGpu { gpu: x.device_view().gpu().clone(), op, operands }))
     }
 
-    /// As [`OnGpu::of`], for a backward pass whose forward pass ran on a GPU.
-    pub fn for_backward(op: &'static str, operands: &'a [(&'static str, &'a Tensor)]) -> Result<OnGpu<'a>> {
-        OnGpu::of(op, operands)?.ok_or_else(|| {
-            let why = "the forward pass ran on a GPU, but its tensors have been moved; run the backward pass before moving them".to_string();
-            Error::Device { op, device: Device::Cpu, operands: Operands::of(operands), why }
-        })
-    }
-
     /// A tensor whose elements are all written by the kernels that `fill` queues.
     pub fn build(
         &self,
-        shape: impl Into<Shape>,
+        shape: impl IntoShape,
         dtype: DType,
         fill: impl FnOnce(DeviceSlice) -> cuda::Result<()>,
     ) -> Result<Tensor> {
-        self.with_op_context(Tensor::build_on(&self.gpu, shape, dtype, fill))
+        self.with_op_context(Tensor::build_on(&self.gpu, shape.into_shape()?, dtype, fill))
     }
 
     /// An uninitialized tensor, to be written by the work queued next.
-    pub fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    pub fn empty(&self, shape: impl IntoShape, dtype: DType) -> Result<Tensor> {
         self.build(shape, dtype, |_| Ok(()))
     }
 
@@ -61,18 +53,4 @@ impl<'a> OnGpu<'a> {
     pub fn with_op_context<T>(&self, result: cuda::Result<T>) -> Result<T> {
         result.map_err(|failure| failure.with_op_context(self.op, self.gpu.device(), self.operands))
     }
-}
-
-/// Errors unless the parameters of an operation have the dtype of its first operand or, with an f16 or bf16 operand, are all f32.
-pub(super) fn check_parameters(
-    op: &'static str,
-    operands: &[(&'static str, &Tensor)],
-    parameters: &[(&'static str, &Tensor)],
-) -> Result<()> {
-    let x = operands[0].1;
-    let all = |dtype: DType| parameters.iter().all(|(_, t)| t.dtype() == dtype);
-    if all(x.dtype()) || (matches!(x.dtype(), DType::F16 | DType::BF16) && all(DType::F32)) {
-        return Ok(());
-    }
-    Err(Error::dtype(op, operands, "operands of one dtype; with f16 and bf16, parameters may all be f32"))
 }

@@ -8,8 +8,8 @@ fn device() -> Device {
     Device::emulated(1).expect("g++ is installed")
 }
 
-fn random(shape: impl Into<crate::Shape>, seed: usize) -> Tensor {
-    let shape = shape.into();
+fn random(shape: impl crate::IntoShape, seed: usize) -> Tensor {
+    let shape = shape.into_shape().expect("few elements");
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 1013) as f32 / 253.0 - 2.0;
     Tensor::from_vec((0..shape.numel()).map(value).collect(), shape).expect("memory")
 }

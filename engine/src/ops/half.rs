@@ -18,8 +18,3 @@ impl Tensor {
         self.to_dtype(like.dtype())
     }
 }
-
-/// [`Tensor::widened`] of an optional operand.
-pub(super) fn widened(t: Option<&Tensor>) -> Result<Option<Tensor>> {
-    t.map(Tensor::widened).transpose()
-}

@@ -4,39 +4,6 @@
 //! rounded, in the kernel or around it (see `half.rs`); convolutions and large linear layers in bf16 use bf16 instructions where the CPU has
 //! them.
 
-/// Runs `$body` with `$T` as the Rust type of a dtype; any dtype.
-macro_rules! dispatch_any {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
-            $crate::DType::F32 => {
-                type $T = f32;
-                $body
-            }
-            $crate::DType::F16 => {
-                type $T = $crate::dtype::f16;
-                $body
-            }
-            $crate::DType::BF16 => {
-                type $T = $crate::dtype::bf16;
-                $body
-            }
-            $crate::DType::F64 => {
-                type $T = f64;
-                $body
-            }
-            $crate::DType::I64 => {
-                type $T = i64;
-                $body
-            }
-            $crate::DType::U8 => {
-                type $T = u8;
-                $body
-            }
-        }
-    };
-}
-pub(crate) use dispatch_any;
-
 /// Runs `$body` with `$T` as f32 or f64, the types in which CPU kernels compute. Other dtypes are an error that names the operands;
 /// f16 and bf16 are widened to f32 before.
 macro_rules! dispatch_real {
@@ -85,61 +52,44 @@ macro_rules! dispatch_stored {
 }
 
 mod activation;
-mod adaptive_pool;
-mod attention;
-mod batch_norm;
+pub(crate) mod batch_norm;
 mod binary;
-mod cast;
-mod conv2d;
-mod conv_norm;
-mod cross_entropy;
-mod dropout;
-mod expand;
-mod extrema;
+pub(crate) mod conv;
+pub(crate) mod dropout;
 mod fuse;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-mod group_norm;
 mod half;
-mod interpolate;
+pub(crate) mod image;
+#[cfg(test)]
+mod launcher_tests;
 mod linear;
-mod matmul;
-mod normalised;
-mod normalize;
+pub(crate) mod loss;
+pub(crate) mod norm;
 mod optimizer;
 mod pack;
-mod permute;
-mod pool;
-mod prepare;
-mod reshape;
-mod row_norm;
-mod scan;
-mod slice;
-mod soft_cross_entropy;
-mod softmax;
-mod statistics;
-mod sum;
-mod to_device;
+pub(crate) mod pool;
+pub(crate) mod reduce;
+pub(crate) mod shape;
 mod unary;
 mod update_state;
 
-pub use adaptive_pool::GlobalPool;
-pub use attention::AttentionMask;
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
-pub use conv2d::Conv2dOptions;
+pub use conv::Conv2dOptions;
 pub use dropout::MaskRng;
-#[cfg(test)]
-pub(crate) use expand::broadcast_steps;
+pub use image::{EraseMode, ImageBox, ImageChange, ImagePreparation};
+pub use linear::AttentionMask;
 pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};
 pub use pack::pack;
-pub(crate) use prepare::CHANGE_HEADER_LEN;
-pub use prepare::{EraseMode, ImageBox, ImageChange, ImagePreparation};
+pub use pool::{GlobalPool, Pool2dOptions};
+#[cfg(test)]
+pub(crate) use shape::broadcast_steps;
 pub use update_state::{GradClip, GradientRule, LossScaling, PendingUpdateStats, UpdateState, UpdateStats};
 pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
 
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor};
 
 /// Errors unless all operands have the dtype of the first.
 fn same_dtype(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<()> {
@@ -147,4 +97,9 @@ fn same_dtype(op: &'static str, operands: &[(&'static str, &Tensor)]) -> Result<
         return Ok(());
     }
     Err(Error::dtype(op, operands, "operands of one dtype"))
+}
+
+/// Dtype of sums and statistics of elements of a float dtype: f64 for f64, else f32.
+fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }

@@ -3,7 +3,7 @@
 use crate::cuda::PendingRead;
 use crate::fuse::UpdateRule;
 use crate::fuse::update::MAX_SHARED_SCALARS;
-use crate::{DType, Device, Result, Tensor};
+use crate::{DType, Device, Result, Shape, Tensor};
 
 /// Dynamic loss scaling for f16 (Micikevicius et al., "Mixed precision training", 2018), as by PyTorch's `GradScaler`: an update whose
 /// gradients overflow is skipped, and the scale is multiplied by `backoff_factor`; after `growth_interval` updates without overflow it is
@@ -156,17 +156,17 @@ impl UpdateState {
     /// Sets the learning rate and the EMA decay of the next update. Not to be captured in a CUDA graph: call it between replays.
     pub fn set_lr(&self, lr: f64, ema_decay: f64) -> Result<()> {
         let values = Tensor::from_slice(&[lr as f32, (1.0 - ema_decay) as f32], [2])?;
-        self.scalars.view(0, [2].into()).copy_from(&values)
+        self.scalars.view(0, Shape::must_fit(&[2])).copy_from(&values)
     }
 
     /// Upstream gradient of the loss: the loss scale, a scalar.
     pub fn upstream(&self) -> Tensor {
-        self.scalars.view(UpdateScalar::LossScale as usize, ().into())
+        self.scalars.view(UpdateScalar::LossScale as usize, Shape::default())
     }
 
     /// The loss scale and the updates since it last changed, f32 `[2]`, for checkpoints.
     pub fn loss_scale(&self) -> Tensor {
-        self.scalars.view(UpdateScalar::LossScale as usize, [2].into())
+        self.scalars.view(UpdateScalar::LossScale as usize, Shape::must_fit(&[2]))
     }
 
     /// The number of updates that were not skipped, an i64 scalar, for checkpoints.
@@ -176,17 +176,17 @@ impl UpdateState {
 
     /// Scalar `i` of the rule's state that all parameters share, an f32 scalar, for checkpoints.
     pub fn shared_scalar(&self, i: usize) -> Tensor {
-        self.scalars.view(UpdateScalar::SharedScalars as usize + i, ().into())
+        self.scalars.view(UpdateScalar::SharedScalars as usize + i, Shape::default())
     }
 
     /// The learning rate, an f32 scalar.
     pub fn lr(&self) -> Tensor {
-        self.scalars.view(UpdateScalar::Lr as usize, ().into())
+        self.scalars.view(UpdateScalar::Lr as usize, Shape::default())
     }
 
     /// 1 after an update, 0 after one that was skipped: an f32 scalar.
     pub fn applied(&self) -> Result<Tensor> {
-        self.scalars.view(UpdateScalar::Skip as usize, ().into()).affine(-1.0, 1.0)
+        self.scalars.view(UpdateScalar::Skip as usize, Shape::default()).affine(-1.0, 1.0)
     }
 
     /// Statistics of the last update. Waits for it to finish.

@@ -21,7 +21,7 @@ void forget_last_allocation();
 void begin_launch(const Launch& launch);
 void begin_block(Worker& worker);
 
-// Source line of a call in a compiled kernel, given its return address, such as "kernels/cu/pool.cu:77", with inlined callers.
+// Source line of a call in a compiled kernel, given its return address, such as "kernels/cu/pool/pool.cu:77", with inlined callers.
 std::string source_line(uintptr_t return_address);
 
 // Bytes that the kernel of this name has read from and written to device memory; false if it never ran in checked mode.

@@ -10,7 +10,7 @@ namespace {
 
 // Separate from `lock()`: the host threads that run a kernel's blocks report errors while another thread holds that lock.
 std::mutex mutex;
-Result states[kMaxDevices];
+Result states[kMaxDevices + 1];  // the last one is kHost's
 std::string sticky_error_message, last_error_message;
 
 }  // namespace

@@ -91,6 +91,7 @@ Lock lock();
 
 // ---- errors (errors.cpp)
 constexpr int kMaxDevices = 64;
+constexpr int kHost = kMaxDevices;  // stands for a device in errors of kernels that run on host memory (host.cpp)
 // Sets the sticky error of a device: every call returns `code` until the error is cleared. An earlier error stays.
 void set_sticky_error(int device, Result code, const std::string& message);
 Result sticky_error(int device);
@@ -230,6 +231,8 @@ struct SharedObject {
 };
 // Compiles a source for the current mode, or finds it in the cache, and loads it. Null and a log if that fails.
 std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::string* log);
+// The same for instrumented code, or for code without instrumentation.
+std::shared_ptr<SharedObject> load_object(const ProgramSource& source, bool checked, std::string* log);
 std::string to_image(const ProgramSource& source);
 bool from_image(const void* image, ProgramSource* source);
 

@@ -194,13 +194,18 @@ size_t static_shared_bytes(const std::string&) { return 0; }
 }  // namespace
 
 std::shared_ptr<SharedObject> load_object(const ProgramSource& source, std::string* log) {
+  auto guard = lock();
+  const bool checked = settings().checked || settings().counted;
+  guard.unlock();
+  return load_object(source, checked, log);
+}
+
+std::shared_ptr<SharedObject> load_object(const ProgramSource& source, bool checked, std::string* log) {
   static std::map<std::string, std::shared_ptr<SharedObject>> loaded;
   std::string path, folder;
-  bool checked;
   {
     auto guard = lock();
     const Settings& s = settings();
-    checked = s.checked || s.counted;
     // The include folder's name contains a hash of the emulator's sources and the compiler's version. It lies in the cache folder, whose
     // own path does not change the object.
     std::string include_folder = s.include_folder.substr(s.cache_folder.size());

@@ -14,9 +14,9 @@ use super::EmulatorError;
 use super::sources::{EmulatorLibrary, HEADERS, LIBRARIES};
 
 #[cfg(not(target_os = "macos"))]
-pub(super) const COMPILER: &str = "g++";
+pub(crate) const COMPILER: &str = "g++";
 #[cfg(target_os = "macos")]
-pub(super) const COMPILER: &str = "c++";
+pub(crate) const COMPILER: &str = "c++";
 
 const FLAGS: &[&str] = &[
     "-std=c++17",

@@ -34,6 +34,7 @@ pub(super) const LIBRARIES: &[EmulatorLibrary] = &[
             "runtime/checker.h",
             "runtime/errors.cpp",
             "runtime/fiber.h",
+            "runtime/host.cpp",
             "runtime/internal.h",
             "runtime/kernel_scan.cpp",
             "runtime/kernel_scan.h",

@@ -15,8 +15,12 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Attention over `features` features, split evenly over the heads.
+    /// Attention over `features` features, split evenly over the heads. Errors if they cannot be.
     pub fn new(features: usize, heads: usize) -> Result<Attention> {
+        if heads == 0 || !features.is_multiple_of(heads) {
+            let why = format!("{features} features cannot be split evenly over {heads} heads");
+            return Err(fornax_engine::Error::value("Attention::new", &[], why));
+        }
         let (qkv, proj) = (Linear::new(features, 3 * features)?, Linear::new(features, features)?);
         Ok(Attention { qkv, proj, heads, info: LayerInfo::new("Attention") })
     }
@@ -46,5 +50,19 @@ impl Module for Attention {
 
     fn layer_info(&self) -> Option<&LayerInfo> {
         Some(&self.info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_that_heads_do_not_divide_are_rejected() {
+        for (features, heads) in [(8, 0), (8, 3), (0, 0)] {
+            let error = Attention::new(features, heads).map(drop).expect_err("not divisible");
+            assert!(error.to_string().contains(&format!("{features} features")), "{error}");
+        }
+        assert!(Attention::new(8, 4).is_ok());
     }
 }

@@ -107,6 +107,14 @@ mod tests {
     }
 
     #[test]
+    fn random_layer_without_a_seed_is_an_error_of_the_forward_pass() {
+        let x = Tensor::ones([2, 3], DType::F32, &Device::Cpu).expect("memory");
+        let error = DropPath::new(0.5).forward(&x, &mut Context::train()).expect_err("no seed");
+        assert!(matches!(error, fornax_engine::Error::Value { .. }), "{error}");
+        assert!(error.to_string().contains("Context::with_seed"), "{error}");
+    }
+
+    #[test]
     fn drop_path_drops_whole_samples() {
         let x = Tensor::ones([512, 2, 1, 3], DType::F32, &Device::Cpu).expect("memory");
         let layer = DropPath::new(0.25);

@@ -1,12 +1,14 @@
 //! Pooling and interpolation.
 use super::case::{of, x};
 use super::{Case, Values};
-use fornax_engine::{GlobalPool, Interpolation, Pool2dOptions};
+use fornax_engine::resampling::GridPadding;
+use fornax_engine::{GlobalPool, Interpolation, Pool2dOptions, Tensor};
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
     windows(rows);
     to_size(rows);
     interpolations(rows);
+    grid_samples(rows);
 }
 
 fn windows(rows: &mut Vec<Case>) {
@@ -99,5 +101,19 @@ fn interpolations(rows: &mut Vec<Case>) {
             })
             .large(),
         );
+    }
+}
+
+fn grid_samples(rows: &mut Vec<Case>) {
+    for (padding, name) in [(GridPadding::Zeros, "zeros"), (GridPadding::Border, "border")] {
+        for (align_corners, suffix) in [(false, ""), (true, "-corners")] {
+            let inputs = vec![x(&[2, 5, 7, 3]), of(&[2, 4, 3, 2], Values::Distinct)];
+            rows.push(Case::new("grid_sample", format!("{name}{suffix}"), inputs, move |t| {
+                t[0].grid_sample(&t[1], padding, align_corners)
+            }));
+        }
+        let inputs = vec![x(&[8, 28, 28, 64]), x(&[8, 28, 28, 2])];
+        let large = move |t: &[Tensor]| t[0].grid_sample(&t[1], padding, false);
+        rows.push(Case::new("grid_sample", format!("{name}-large"), inputs, large).large());
     }
 }

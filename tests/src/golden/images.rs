@@ -99,14 +99,24 @@ fn input(case: &GoldenCase) -> Result<Image, String> {
     image_at(case, "input")
 }
 
+/// Largest and mean absolute difference; NaN if one is NaN.
+fn differences(got: &[f64], expected: &[f64]) -> [f64; 2] {
+    let gaps: Vec<f64> = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).collect();
+    // Unlike `max`, a comparison keeps NaN: none is at most another number.
+    let worst = gaps
+        .iter()
+        .copied()
+        .fold(0.0, |worst: f64, gap| if worst.is_nan() || gap <= worst { worst } else { gap });
+    [worst, gaps.iter().sum::<f64>() / gaps.len() as f64]
+}
+
 /// Checks against the case's largest and mean absolute difference.
 fn check_values(case: &GoldenCase, got: &[f64], expected: &[f64]) -> Result<(), String> {
     let limit = |key: &str| case.json["tol"][key].as_f64();
     let atol = limit("atol").ok_or_else(|| format!("{}: no tolerance", case.id()))?;
-    let gaps: Vec<f64> = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).collect();
-    let worst = gaps.iter().copied().fold(0.0, f64::max);
-    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-    if got.len() != expected.len() || worst > atol || mean > limit("mean_abs_tol").unwrap_or(f64::MAX) {
+    let [worst, mean] = differences(got, expected);
+    let is_close = worst <= atol && mean <= limit("mean_abs_tol").unwrap_or(f64::MAX);
+    if got.len() != expected.len() || !is_close {
         let (n, of) = (got.len(), expected.len());
         return Err(format!(
             "{}: {n} of {of} values; differences: worst {worst}, mean {mean}, tolerance {}",
@@ -421,4 +431,17 @@ fn description(config: &str) -> Result<Value, String> {
             "magnitude_std": policy.sub_policies.iter().flatten().next().map(|step| std(&step.magnitude)),
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_of_nan_are_nan() {
+        assert_eq!(differences(&[1.0, 4.0], &[1.5, 2.0]), [2.0, 1.25]);
+        for got in [[f64::NAN, 4.0], [1.0, f64::NAN]] {
+            assert!(differences(&got, &[1.5, 2.0]).iter().all(|value| value.is_nan()), "{got:?}");
+        }
+    }
 }

@@ -33,11 +33,18 @@ pub(super) fn named(case: &GoldenCase, name: &str) -> Result<Activation, String>
     name.parse().map_err(|e| format!("{}: {e}", case.id()))
 }
 
+/// True if the numbers agree; never if one is NaN.
+fn is_close(got: f64, expected: f64) -> bool {
+    (got - expected).abs() <= 1e-6
+}
+
 /// Values and subgradients at the points where the function is not differentiable, which are inline in the JSON document.
 fn kink(case: &GoldenCase, dtype: DType, f: Activation) -> Result<(), String> {
     let list = |key: &str| -> Result<Vec<f64>, String> {
         let values = case.json[key].as_array().ok_or_else(|| format!("{}: no {key}", case.id()))?;
-        Ok(values.iter().filter_map(|v| v.as_f64()).collect())
+        let number =
+            |v: &serde_json::Value| v.as_f64().ok_or_else(|| format!("{}: {key} has {v}", case.id()));
+        values.iter().map(number).collect()
     };
     let (points, values, gradients) = (list("x")?, list("y")?, list("dy_dx")?);
     let run = || -> fornax_engine::Result<(Vec<f64>, Vec<f64>)> {
@@ -52,7 +59,7 @@ fn kink(case: &GoldenCase, dtype: DType, f: Activation) -> Result<(), String> {
     };
     let (y, gradient) = run().map_err(|e| format!("{}: {e}", case.id()))?;
     for i in 0..points.len() {
-        if (y[i] - values[i]).abs() > 1e-6 || (gradient[i] - gradients[i]).abs() > 1e-6 {
+        if !is_close(y[i], values[i]) || !is_close(gradient[i], gradients[i]) {
             return Err(format!(
                 "{}: at {}: value {} and gradient {}, expected {} and {}",
                 case.id(),
@@ -65,4 +72,15 @@ fn kink(case: &GoldenCase, dtype: DType, f: Activation) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_is_not_close_to_a_number() {
+        assert!(is_close(1.0, 1.0) && !is_close(1.0, 1.1));
+        assert!(!is_close(f64::NAN, 1.0) && !is_close(1.0, f64::NAN));
+    }
 }

@@ -44,6 +44,16 @@ impl<'a> CallbackList<'a> {
         self.entries.append(&mut other.entries);
     }
 
+    /// Number of callbacks.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Removes the callbacks from index `at` on, and returns them.
+    pub(crate) fn split_off(&mut self, at: usize) -> CallbackList<'a> {
+        CallbackList { entries: self.entries.split_off(at) }
+    }
+
     /// Calls a hook of every callback.
     fn each(&mut self, hook: &mut dyn FnMut(&mut dyn Callback) -> Result<()>) -> Result<()> {
         let mut messages: Vec<String> = vec![];
@@ -59,6 +69,11 @@ impl<'a> CallbackList<'a> {
             }
             messages.extend(entry.callback.take_message());
         }
+        self.deliver(messages)
+    }
+
+    /// Passes messages to every callback.
+    fn deliver(&mut self, messages: Vec<String>) -> Result<()> {
         for text in messages {
             for entry in &mut self.entries {
                 match entry.callback.on_message(&text) {
@@ -131,7 +146,10 @@ impl Callback for CallbackList<'_> {
 
     /// Errors if a checkpoint cannot be written: the trainer decides whether the run can go on without.
     fn on_save(&mut self, snapshot: &RunSnapshot, reason: SaveReason) -> Result<()> {
-        self.entries.iter_mut().try_for_each(|entry| entry.callback.on_save(snapshot, reason))
+        let saved = self.entries.iter_mut().try_for_each(|entry| entry.callback.on_save(snapshot, reason));
+        let messages = self.entries.iter_mut().filter_map(|entry| entry.callback.take_message()).collect();
+        let delivered = self.deliver(messages);
+        saved.and(delivered)
     }
 
     fn last_checkpoint(&self) -> Result<Option<Checkpoint>> {

@@ -2,8 +2,8 @@
 use super::{print, table};
 use crate::Result;
 use crate::report::{Machine, bytes};
-use fornax_engine::cpu::conv2d::half::bf16_instructions;
-use fornax_engine::cuda;
+use fornax_engine::conv_kernels::half::bf16_instructions;
+use fornax_engine::{cuda, self_tests};
 use fornax_kernels::cache;
 
 pub fn execute() -> Result<()> {
@@ -39,13 +39,17 @@ pub fn execute() -> Result<()> {
                     device.name, device.multiprocessors
                 );
                 rows.push(vec![format!("cuda:{i}"), what]);
-                rows.extend(cuda::self_tests(i).into_iter().map(|test| {
+                rows.extend(self_tests(i).into_iter().map(|test| {
                     let result = test.result.unwrap_or_else(|why| format!("failed: {why}"));
                     vec![format!("cuda:{i} {}", test.name), result]
                 }));
             }
         }
         Err(why) => rows.push(vec!["CUDA devices".into(), format!("none: {why}")]),
+    }
+    for kernel in fornax_kernels::cache::declared_kernels() {
+        let what = format!("compiled for {}, {} in the cache", kernel.target, bytes(kernel.bytes));
+        rows.push(vec![format!("kernel {}", kernel.name), what]);
     }
     print(&table(&rows, &[]))
 }

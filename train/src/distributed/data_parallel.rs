@@ -70,7 +70,7 @@ impl DataParallel {
         for (index, parameter) in reducer.parameters.iter().enumerate() {
             // Not an Arc: the reducer has the parameters, which have the hooks.
             let reducer: Weak<Reducer> = Arc::downgrade(&reducer);
-            parameter.register_hook(Box::new(move |grad| match reducer.upgrade() {
+            parameter.register_post_accumulate_grad_hook(Box::new(move |grad| match reducer.upgrade() {
                 Some(reducer) => reducer.complete(index, grad),
                 None => Ok(()),
             }))?;

@@ -73,7 +73,7 @@ pub struct Experiment {
     pub signals: Box<dyn RunSignals>,
     /// The ranks of the run, if there are several. Rank 0 alone writes files and reads the checkpoint of a resumed run.
     pub distributed: Option<DistributedRun>,
-    /// Callbacks, called after those of [`Experiment::build_callbacks`].
+    /// Callbacks, called after those of [`Experiment::build_callbacks`]. They are kept after a run, with their state.
     pub callbacks: CallbackList<'static>,
     /// Dataset, input of the network and number of classes.
     pub data: Option<RunData>,
@@ -155,7 +155,14 @@ impl Experiment {
         let folder = self.open_folder()?;
         self.folder = folder.as_ref().map(|folder| folder.path().to_path_buf());
         let mut callbacks = self.build_callbacks(folder)?;
+        let built = callbacks.len();
         callbacks.append(std::mem::take(&mut self.callbacks));
+        let result = self.run_with(&mut callbacks);
+        self.callbacks = callbacks.split_off(built);
+        result
+    }
+
+    fn run_with(&mut self, callbacks: &mut CallbackList) -> Result<RunResult> {
         let mut plan = self.plan()?;
         plan.output = self.folder.as_ref().map(|path| path.display().to_string());
         callbacks.on_plan(&plan)?;
@@ -164,7 +171,7 @@ impl Experiment {
             callbacks.on_message(&note)?;
         }
         if self.check_images {
-            image_check::check_images(self, &mut callbacks)?;
+            image_check::check_images(self, callbacks)?;
         }
         // Without --cudnn-benchmark, fused convolutions are timed against separate operations.
         let shares_plans = self.device != Device::Cpu && self.peers().is_some();
@@ -176,7 +183,7 @@ impl Experiment {
         let batches = trainer.batches() as u64;
         let batches_done = |state: &TrainerState| u64::from(state.epoch) * batches + state.batch as u64;
         let first = batches_done(&trainer.state);
-        let result = trainer.run(&mut callbacks);
+        let result = trainer.run(callbacks);
         self.state = trainer.state;
         let seconds = started.elapsed().as_secs_f64();
         let batch_size = self.train_loader.as_ref().map_or(0, |loader| loader.options().batch_size);

@@ -197,8 +197,9 @@ impl<'a> Download<'a> {
     /// Difference between a file and its announced size and SHA-256, if there is one.
     fn mismatch(&self, found: &Metadata, path: &Path) -> Result<Option<String>> {
         let mut hasher = Sha256::new();
-        let mut file = File::open(path).map_err(|e| cannot_write(path, e))?;
-        let size = io::copy(&mut file, &mut hasher).map_err(|e| cannot_write(path, e))?;
+        let unreadable = |e| Error::unreadable(self.kind, "a downloaded file cannot be read", path, &e);
+        let mut file = File::open(path).map_err(unreadable)?;
+        let size = io::copy(&mut file, &mut hasher).map_err(unreadable)?;
         let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let is_hash = found.etag.len() == 64 && found.etag.bytes().all(|b| b.is_ascii_hexdigit());
         Ok(match found.size {
@@ -330,4 +331,33 @@ fn cannot_write(path: &Path, why: io::Error) -> Error {
         .at_path(path)
         .because(why)
         .remedy("free some space, or choose another folder (HF_HUB_CACHE, --data-dir)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn failed_read_of_a_downloaded_file_is_not_a_failed_write() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let hub = Hub {
+            cache: folder.path().into(),
+            endpoint: "http://localhost".into(),
+            token: None,
+            offline: false,
+            retry_delay: Duration::ZERO,
+        };
+        let repository = "timm/net".parse().expect("a repository");
+        let download = Download::of_repository(&hub, &repository, "model.safetensors");
+        let Ok(found) = Metadata::of_published_file("http://localhost/a", 1, "") else {
+            panic!("a valid URL")
+        };
+        // Reading a folder fails.
+        let error = download.mismatch(&found, folder.path()).expect_err("no file");
+        assert_eq!(error.kind(), ErrorKind::Checkpoint, "{error}");
+        assert!(
+            error.to_string().contains("cannot be read") && !error.to_string().contains("free some space")
+        );
+    }
 }

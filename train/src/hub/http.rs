@@ -167,19 +167,48 @@ fn redirect_target(from: &Uri, response: &Response<Body>) -> Result<Option<Uri>,
     }
     let location = header(response, "location")
         .ok_or_else(|| RequestError::InvalidResponse("a redirect without location".into()))?;
-    let absolute = match location.starts_with('/') {
-        true => format!(
-            "{}://{}{location}",
-            from.scheme_str().unwrap_or("https"),
-            from.authority().map_or("", |a| a.as_str())
-        ),
-        false => location.to_string(),
-    };
-    let next = parse_url(&absolute)?;
+    let next = parse_url(&resolve(from, location))?;
     if from.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
         return Err(RequestError::InvalidResponse(format!("a redirect to {next}, which is not encrypted")));
     }
     Ok(Some(next))
+}
+
+/// The URL that a reference, absolute or relative, denotes in a response from `from` (RFC 3986, section 5.2).
+fn resolve(from: &Uri, reference: &str) -> String {
+    let scheme = from.scheme_str().unwrap_or("https");
+    if reference.starts_with("//") {
+        return format!("{scheme}:{reference}");
+    }
+    let start = reference.split(['/', '?', '#']).next().unwrap_or_default();
+    if start.contains(':') {
+        return reference.to_string();
+    }
+    let (path, rest) = reference.split_at(reference.find(['?', '#']).unwrap_or(reference.len()));
+    let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    let path = match path {
+        "" => from.path().to_string(),
+        path if path.starts_with('/') => without_dots(path),
+        path => without_dots(&format!("{folder}/{path}")),
+    };
+    format!("{scheme}://{}{path}{rest}", from.authority().map_or("", |a| a.as_str()))
+}
+
+/// An absolute path without its segments `.` and `..`.
+fn without_dots(path: &str) -> String {
+    let mut segments: Vec<&str> = vec![];
+    let names_folder = path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
+    for segment in path.split('/').skip(1).filter(|segment| *segment != ".") {
+        if segment == ".." {
+            segments.pop();
+        } else {
+            segments.push(segment);
+        }
+    }
+    if names_folder && segments.last().is_none_or(|last| !last.is_empty()) {
+        segments.push("");
+    }
+    format!("/{}", segments.join("/"))
 }
 
 /// First byte and file size in the header `content-range: bytes 5-9/10`.
@@ -212,4 +241,27 @@ fn status_error(status: StatusCode) -> RequestError {
 
 fn transport_error(error: ureq::Error) -> RequestError {
     RequestError::Transient(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_resolved_against_the_url_of_the_response() {
+        let from: Uri = "https://hub.example/a/b/file?download=1".parse().expect("a URL");
+        for (reference, url) in [
+            ("https://other.example/x", "https://other.example/x"),
+            ("//other.example/x", "https://other.example/x"),
+            ("/x?y=/z", "https://hub.example/x?y=/z"),
+            ("x", "https://hub.example/a/b/x"),
+            ("x?y=a:b", "https://hub.example/a/b/x?y=a:b"),
+            ("../x", "https://hub.example/a/x"),
+            ("./../../../x/./", "https://hub.example/x/"),
+            ("..", "https://hub.example/a/"),
+            ("?y", "https://hub.example/a/b/file?y"),
+        ] {
+            assert_eq!(resolve(&from, reference), url, "{reference}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use fornax_kernels::library::for_driver;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-const CUBLASLT: &str = "cuBLASLt";
+pub(super) const CUBLASLT: &str = "cuBLASLt";
 const REMEDY: &str = "install cuBLAS (pip: nvidia-cublas) and put its folder on LD_LIBRARY_PATH";
 const SUCCESS: i32 = 0;
 const NOT_SUPPORTED: i32 = 15;

@@ -1,7 +1,7 @@
 //! Row-major GEMM as a column-major call of cuBLASLt. In column-major order a row-major matrix `[r, c]` is its transpose, c x r. So
 //! `Dᵀ = op(B)ᵀ op(A)ᵀ`: our B is cuBLASLt's A, our A its B, and the transpose flags keep their meaning. (CUBLASLT_ORDER_ROW would be
 //! direct, but does not work with the bias epilogues.)
-use super::api::{CublasLtApi, MatmulAlgorithm};
+use super::api::{CUBLASLT, CublasLtApi, MatmulAlgorithm};
 use super::descriptor::{
     LayoutAttribute, MatmulAttribute, MatmulDescriptor, MatmulPreference, MatrixLayout, PreferenceAttribute,
 };
@@ -43,10 +43,14 @@ impl MatmulCall<'_> {
                 .set(MatmulAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.aux)?
                 .set(MatmulAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.aux_stride() as i64)?;
         }
+        let batch = i32::try_from(p.batch).map_err(|_| LibraryError::Unsupported {
+            library: CUBLASLT,
+            what: format!("a batch of {} matrices", p.batch),
+        })?;
         // Layout of a stored row-major matrix [rows, cols] with batch stride `stride`.
         let layout = |rows: usize, cols: usize, stride: usize| {
             MatrixLayout::new(api, p.dtype, cols, rows, cols)?
-                .set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, p.batch as i32)?
+                .set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, batch)?
                 .set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride as i64)
         };
         let stored = |transposed, rows, cols, stride| match transposed {

@@ -1,9 +1,11 @@
 //! Output of a batch norm on the CPU that is computed at its first use. A convolution that applies the normalization to its input never
 //! computes it; the weight gradient of any convolution computes it again, so it need not be kept for the backward pass.
-use crate::cpu::batch_norm as kernel;
-use crate::cpu::conv2d::{ConvInput, Prologue};
+use super::channels::{Channels, row};
 use crate::cpu::memory::CpuBuffer;
 use crate::cpu::stored::Stored;
+use crate::op::match_float;
+use crate::ops::batch_norm::cpu as kernel;
+use crate::ops::conv::cpu::{ConvInput, Prologue};
 use crate::storage::DeferredElements;
 use crate::{Activation, Result, Tensor};
 use std::any::Any;
@@ -18,16 +20,18 @@ pub(in crate::ops) struct NormalizedElements<T: Stored> {
 }
 
 /// The deferred output for an input that never changes. It can be computed again if it `keeps_formula`.
-pub(super) fn deferred<T: Stored>(
+pub(super) fn normalized(
     x: &Tensor,
-    scale: &[T::Compute],
-    shift: &[T::Compute],
+    channels: &Channels,
     activation: Activation,
     keeps_formula: bool,
-) -> Tensor {
-    let (scale, shift) = (scale.to_vec(), shift.to_vec());
-    let formula = NormalizedElements::<T> { x: x.detach(), scale, shift, activation };
-    Tensor::deferred(Arc::new(formula), *x.shape(), x.dtype(), keeps_formula)
+) -> Result<Tensor> {
+    let saved = channels.saved.read::<f64>()?;
+    let formula = match_float!(x.dtype(), T => {
+        let [scale, shift] = [2, 3].map(|k| row::<<T as Stored>::Compute>(&saved, k));
+        Arc::new(NormalizedElements::<T> { x: x.detach(), scale, shift, activation }) as Arc<dyn DeferredElements>
+    });
+    Ok(Tensor::deferred(formula, *x.shape(), x.dtype(), keeps_formula))
 }
 
 impl<T: Stored> DeferredElements for NormalizedElements<T> {

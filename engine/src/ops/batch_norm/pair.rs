@@ -1,10 +1,16 @@
 //! ReLU of the sum of two normalized convolutions: the end of a residual block whose shortcut has a convolution.
-use super::gpu::{self, BatchNormPair};
-use super::output_gradient::{OutputGradient, fused_backward};
-use super::{BatchNorm, NormInput, check};
-use crate::autograd::{BackwardFn, is_tracked, recomputed_gradients};
-use crate::ops::gpu::OnGpu;
-use crate::{Activation, Conv2dOptions, Result, Tensor};
+use super::backward::{Joining, Sums, join, uninitialized};
+use super::channels::{finish_factors, of_pair};
+use super::cuda::pair as kernel;
+use super::{BatchNorm, Channels, NormInput, NormOperands, OutputGradient, check, joins};
+use crate::autograd::{Derivative, Gradients, PendingTerm, Saved, Saves, is_grad_enabled, is_tracked, track};
+use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::op::{
+    CpuCall, Infos, Op, Spec, TensorInfo, composed_backward, compute_all, launch, no_second_derivative,
+};
+use crate::ops::batch_norm::cuda::mask_bytes;
+use crate::{Activation, Conv2dOptions, DType, Device, Reduction, Result, Tensor};
+use std::sync::Arc;
 
 const OP: &str = "batch_norm_pair";
 
@@ -29,85 +35,174 @@ impl ConvBatchNorm<'_> {
     pub fn add_relu(&self, shortcut: &ConvBatchNorm) -> Result<Tensor> {
         let (other, other_sums) = shortcut.convolve()?;
         let (x, sums) = self.convolve()?;
-        let inputs: Vec<&Tensor> = inputs(&[(&x, &self.norm), (&other, &shortcut.norm)]).collect();
-        let mut operands = vec![("x", &x), ("shortcut", &other)];
-        operands.extend(self.norm.operands());
-        operands.extend(shortcut.norm.operands());
-        match OnGpu::of(OP, &operands)?.filter(|_| is_tracked(&inputs)) {
-            Some(on) => {
-                let c = check(&x, &self.norm, Some(&other))?;
-                check(&other, &shortcut.norm, None)?;
-                let norms = [(&x, sums.as_ref(), &self.norm), (&other, other_sums.as_ref(), &shortcut.norm)];
-                let (y, saved) = gpu::forward_pair(&on, norms, c)?;
-                Ok(with_pair_backward(y, saved, [(&x, &self.norm), (&other, &shortcut.norm)]))
-            }
-            None => {
-                let none = Activation::Identity;
-                let residual = other.batch_norm_act_of(
-                    NormInput::of_convolution(&other_sums),
-                    &shortcut.norm,
-                    none,
-                    None,
-                )?;
-                x.batch_norm_act_of(
-                    NormInput::of_convolution(&sums),
-                    &self.norm,
-                    Activation::Relu,
-                    Some(&residual),
-                )
-            }
+        let norms = [(&x, &self.norm), (&other, &shortcut.norm)];
+        let inputs: Vec<&Tensor> = (norms.iter())
+            .flat_map(|(x, norm)| [Some(*x), norm.weight, norm.bias].into_iter().flatten())
+            .collect();
+        if x.device() == Device::Cpu || !is_tracked(&inputs) {
+            let (of_x, of_other) = (NormInput::of_convolution(&sums), NormInput::of_convolution(&other_sums));
+            let none = Activation::Identity;
+            let residual = other.batch_norm_act_of(of_other, &shortcut.norm, none, None)?;
+            return x.batch_norm_act_of(of_x, &self.norm, Activation::Relu, Some(&residual));
         }
+        let c = check(OP, &x, &self.norm, Some(&other))?;
+        check(OP, &other, &shortcut.norm, None)?;
+        let summed = [(&x, sums.as_ref(), &self.norm), (&other, other_sums.as_ref(), &shortcut.norm)];
+        let channels = of_pair(summed, c)?;
+        let results =
+            compute_all(&NormalizedPair { c }, &[&x, &other, &channels[0].saved, &channels[1].saved])?;
+        let operands = norms.map(|(_, norm)| NormOperands::of(norm, None));
+        let derivative = PairDerivative { operands, channels, joins: joins(&x) };
+        Ok(track(OP, &inputs, results, derivative).swap_remove(0))
     }
 
     /// The convolution's output, and the sums of its channels where they were computed with it.
     pub(super) fn convolve(&self) -> Result<(Tensor, Option<Tensor>)> {
-        match self.norm.training || self.norm.running.is_none() {
+        match self.norm.uses_batch_statistics() {
             true => self.x.conv2d_with_sums(self.weight, &self.options),
             false => Ok((self.x.conv2d(self.weight, None, &self.options)?, None)),
         }
     }
 }
 
-/// The differentiable inputs of two batch norms, in order.
-fn inputs<'a>(norms: &[(&'a Tensor, &BatchNorm<'a>); 2]) -> impl Iterator<Item = &'a Tensor> {
-    norms.map(|(x, norm)| [Some(x), norm.weight, norm.bias]).into_iter().flatten().flatten()
+/// ReLU of the sum of two batch norms over `c` channels, and the mask of its derivative, on a GPU.
+struct NormalizedPair {
+    c: usize,
 }
 
-/// Adds `y` to the graph.
-fn with_pair_backward(y: Tensor, saved: BatchNormPair, norms: [(&Tensor, &BatchNorm); 2]) -> Tensor {
-    let all: Vec<&Tensor> = inputs(&norms).collect();
-    let has = norms.map(|(_, norm)| [true, norm.weight.is_some(), norm.bias.is_some()]);
-    let joins = gpu::joins(norms[0].0);
-    let by_kernels = move |grad: OutputGradient, needs: &[bool]| {
-        let mut needs = needs.iter().copied();
-        let wanted = has.map(|has| has.map(|has| has && needs.next().unwrap_or(false)));
-        let grads = saved.backward(grad, wanted)?.into_iter().flatten().zip(has.into_iter().flatten());
-        Ok(grads.filter_map(|(grad, has)| has.then_some(grad)).collect())
-    };
-    if norms.iter().any(|(_, norm)| norm.synced().is_some()) {
-        return y.with_fused(OP, &all, || fused_backward(by_kernels, joins, None));
+impl Op for NormalizedPair {
+    fn spec(&self) -> Spec {
+        Spec::new(OP, &["x", "shortcut", "channels"]).mixed_dtypes()
     }
-    let composition = {
-        let operands: Vec<Tensor> = all.iter().map(|t| (*t).clone()).collect();
-        // In training the composition uses the batch's statistics, and leaves the running ones alone.
-        let running = norms.map(|(_, norm)| {
-            norm.running.filter(|_| !norm.training).map(|(mean, var)| (mean.clone(), var.clone()))
-        });
-        let eps = norms.map(|(_, norm)| norm.eps);
-        move |grad: Tensor, needs: &[bool]| {
-            recomputed_gradients(&operands.iter().collect::<Vec<_>>(), &grad, needs, |t| {
-                let mut next = t.iter();
-                let mut norm = |p: usize| {
-                    let [x, weight, bias] = has[p].map(|has| if has { next.next() } else { None });
-                    let running = running[p].as_ref().map(|(mean, var)| (mean, var));
-                    let norm = BatchNorm { weight, bias, running, eps: eps[p], ..BatchNorm::default() };
-                    (x.expect("it is always an input"), norm)
-                };
-                let ((x, of_x), (other, of_other)) = (norm(0), norm(1));
-                x.batch_norm_act(&of_x, Activation::Relu, Some(&other.batch_norm(&of_other)?))
-            })
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        let mask = TensorInfo::new([x[0].numel() / self.c, mask_bytes(self.c)], DType::U8)?;
+        Ok(vec![TensorInfo::of(x[0]), mask])
+    }
+
+    fn cpu(&self, _: &CpuCall) -> Result<()> {
+        unreachable!("two batch norms are separate operations on the CPU")
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        pair(gpu, x, self.c).forward(y[0], y[1])
+    }
+}
+
+/// The kernels of two batch norms, from both inputs and both saved statistics.
+fn pair<'g>(gpu: &'g Arc<Gpu>, of: &[DeviceSlice<'g>], c: usize) -> kernel::BatchNormPair<'g> {
+    kernel::BatchNormPair { gpu, x: [of[0], of[1]], saved: [of[2], of[3]], c }
+}
+
+/// Derivative of ReLU of the sum of two batch norms on a GPU.
+struct PairDerivative {
+    operands: [NormOperands; 2],
+    channels: [Channels; 2],
+    joins: bool,
+}
+
+impl PairDerivative {
+    /// The gradients of the operands that need one. Overwrites a gradient without another owner.
+    fn gradients(&self, saved: &Saved, grad: OutputGradient, needs: &[bool]) -> Result<Gradients> {
+        let [operands, of_other] = &self.operands;
+        let [channels, other_channels] = &self.channels;
+        let first = operands.len();
+        let (x, other, mask) = (saved.operand(0), saved.operand(first), saved.result(1));
+        let wanted = [operands.wanted(&needs[..first]), of_other.wanted(&needs[first..])];
+        let c = channels.saved.dims()[1];
+        // In one tensor, which one reduction adds over the ranks.
+        let factors = launch(OP, &[("x", x)], |gpu, _| uninitialized(gpu, &[2, 2, c], DType::F32))?;
+        let dtypes = [operands.parameter_dtype(saved, 0), of_other.parameter_dtype(saved, first)];
+        let sums = [0, 1]
+            .map(|p| Sums::with_factors(factors.narrow(0, p, 1)?, &self.channels[p], wanted[p], dtypes[p]));
+        let [sums, other_sums] = sums;
+        let (sums, other_sums) = (sums?, other_sums?);
+        let slices = [
+            ("x", x),
+            ("shortcut", other),
+            ("channels", &channels.saved),
+            ("channels", &other_channels.saved),
+            ("mask", mask),
+        ];
+        let norms = [(x, channels), (other, other_channels)];
+        let d = match join(grad, Some(mask), &norms, &[&sums, &other_sums])? {
+            Joining::Joined(d) => d,
+            Joining::Separate(grad) => {
+                let with_grad: Vec<_> = slices.into_iter().chain([("grad", &grad)]).collect();
+                launch(OP, &with_grad, |gpu, of| {
+                    sums.with_slices(|a| {
+                        other_sums.with_slices(|b| {
+                            let parameters = [a.parameters, b.parameters];
+                            let (factors, kinds) = ([a.factors, b.factors], [a.kind, b.kind]);
+                            pair(gpu, of, c).reduce(of[5], of[4], parameters, factors, kinds)
+                        })
+                    })
+                })?;
+                grad
+            }
+        };
+        let mut dx = [None, None];
+        if wanted.iter().any(|wanted| wanted[0]) {
+            if let Some(group) = self.channels.iter().find_map(Channels::group) {
+                group.all_reduce(&factors, Reduction::Sum)?;
+            }
+            finish_factors(channels, &sums.factors)?;
+            finish_factors(other_channels, &other_sums.factors)?;
+            let with_grad: Vec<_> = slices.into_iter().chain([("grad", &d)]).collect();
+            // The mask of d is applied again where the sums were joined, with the same result.
+            dx = launch(OP, &with_grad, |gpu, of| {
+                let like_d = || Tensor::build_on(gpu, *d.shape(), d.dtype(), |_| Ok(()));
+                let own = || if d.is_sole_owner() { Ok(d.clone()) } else { like_d() };
+                let dx = [wanted[0][0].then(own).transpose()?, wanted[1][0].then(like_d).transpose()?];
+                let views = dx.each_ref().map(|t| t.as_ref().map(Tensor::device_view));
+                let of_dx = views.each_ref().map(|t| t.as_ref().map(|t| t.slice()));
+                let factors = [&sums.factors, &other_sums.factors].map(Tensor::device_view);
+                let factors = factors.each_ref().map(|view| view.slice());
+                pair(gpu, of, c).input_gradients(of[5], of[4], factors, of_dx)?;
+                drop(views);
+                Ok(dx)
+            })?;
         }
-    };
-    let composition: Box<BackwardFn> = Box::new(composition);
-    y.with_fused(OP, &all, || fused_backward(by_kernels, joins, Some(composition)))
+        let [dx, other_dx] = dx;
+        let Sums { parameters: [weight, bias], .. } = sums;
+        let mut gradients = operands.present([dx, weight, bias, None]);
+        let Sums { parameters: [weight, bias], .. } = other_sums;
+        gradients.extend(of_other.present([other_dx, weight, bias, None]));
+        Ok(gradients)
+    }
+}
+
+impl Derivative for PairDerivative {
+    fn saves(&self, _: &[bool]) -> Saves {
+        Saves::all_operands().and_results(&[1])
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients> {
+        if !is_grad_enabled() {
+            return self.gradients(saved, OutputGradient::Computed(dy), needs);
+        }
+        if self.channels.iter().any(|channels| channels.group().is_some()) {
+            return Err(no_second_derivative(OP));
+        }
+        let [operands, of_other] = &self.operands;
+        composed_backward(saved, &dy, needs, |t| {
+            let ((x, norm), (other, of_other)) =
+                (operands.norm(&t[..operands.len()]), of_other.norm(&t[operands.len()..]));
+            x.batch_norm_act(&norm, Activation::Relu, Some(&other.batch_norm(&of_other)?))
+        })
+    }
+
+    fn joins(&self) -> bool {
+        self.joins
+    }
+
+    fn backward_joined(
+        &self,
+        saved: &Saved,
+        term: &dyn PendingTerm,
+        sum: Option<Tensor>,
+        needs: &[bool],
+    ) -> Result<Gradients> {
+        self.gradients(saved, OutputGradient::of_term(term, sum)?, needs)
+    }
 }

@@ -1,10 +1,17 @@
 //! Max pooling of a normalized convolution: the end of a stem.
-use super::gpu::BatchNormPool;
-use super::{BatchNorm, NormInput, check};
-use crate::autograd::{FusedBackward, is_tracked, recomputed_gradients};
+use super::backward::Sums;
+use super::{Channels, NormInput, NormOperands, check};
+use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled, is_tracked, track};
 use crate::cpu::activation::is_fused;
-use crate::ops::gpu::OnGpu;
-use crate::{Activation, ConvBatchNorm, Pool2dOptions, Result, Tensor};
+use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::op::{
+    CpuCall, Infos, Op, Spec, TensorInfo, composed_backward, compute_all, launch, no_second_derivative,
+};
+use crate::ops::batch_norm::cuda::BatchNormBackward;
+use crate::ops::batch_norm::cuda::pool::{self as kernel, BatchNormPoolBackward};
+use crate::ops::pool::PoolShape;
+use crate::{Activation, ConvBatchNorm, DType, Device, Pool2dOptions, Result, Tensor};
+use std::sync::Arc;
 
 const OP: &str = "batch_norm_max_pool";
 
@@ -18,60 +25,104 @@ impl ConvBatchNorm<'_> {
         let (x, sums) = self.convolve()?;
         let norm = &self.norm;
         let inputs: Vec<&Tensor> = [&x].into_iter().chain(norm.weight).chain(norm.bias).collect();
-        let mut operands = vec![("x", &x)];
-        operands.extend(norm.operands());
-        match OnGpu::of(OP, &operands)?.filter(|_| is_tracked(&inputs) && is_fused(activation)) {
-            Some(on) => {
-                let c = check(&x, norm, None)?;
-                let s = x.max_pool_shape(pool)?;
-                let (y, saved) = BatchNormPool::forward(&on, (&x, sums.as_ref()), c, norm, activation, s)?;
-                Ok(with_pool_backward(y, saved, &x, norm, activation, *pool))
-            }
-            None => {
-                let input = NormInput::of_convolution(&sums);
-                x.batch_norm_act_of(input, norm, activation, None)?.max_pool2d(pool)
-            }
+        if x.device() == Device::Cpu || !is_tracked(&inputs) || !is_fused(activation) {
+            let input = NormInput::of_convolution(&sums);
+            return x.batch_norm_act_of(input, norm, activation, None)?.max_pool2d(pool);
         }
+        let c = check(OP, &x, norm, None)?;
+        let shape = x.max_pool_shape(pool)?;
+        let channels = Channels::of((&x, sums.as_ref()), c, norm)?;
+        let results = compute_all(&NormalizedMaxPool { shape, activation }, &[&x, &channels.saved])?;
+        let operands = NormOperands::of(norm, None);
+        let derivative = PoolDerivative { operands, channels, shape, activation };
+        Ok(track(OP, &inputs, results, derivative).swap_remove(0))
     }
 }
 
-/// Adds `y` to the graph.
-fn with_pool_backward(
-    y: Tensor,
-    saved: BatchNormPool,
-    x: &Tensor,
-    norm: &BatchNorm,
+/// Maxima of the normalized x over windows, and the index of each within its window, on a GPU.
+struct NormalizedMaxPool {
+    shape: PoolShape,
     activation: Activation,
-    pool: Pool2dOptions,
-) -> Tensor {
-    let all: Vec<&Tensor> = [x].into_iter().chain(norm.weight).chain(norm.bias).collect();
-    let has = [true, norm.weight.is_some(), norm.bias.is_some()];
-    let kernels = || {
-        move |grad: Tensor, needs: &[bool]| {
-            let mut needs = needs.iter().copied();
-            let wanted = has.map(|has| has && needs.next().unwrap_or(false));
-            let grads = saved.backward(grad, wanted)?.into_iter().zip(has);
-            Ok(grads.filter_map(|(grad, has)| has.then_some(grad)).collect())
-        }
-    };
-    if norm.synced().is_some() {
-        let of_kernels = || FusedBackward { kernels: Box::new(kernels()), composition: None, joining: None };
-        return y.with_fused(OP, &all, of_kernels);
+}
+
+impl Op for NormalizedMaxPool {
+    fn spec(&self) -> Spec {
+        Spec::new(OP, &["x", "channels"]).mixed_dtypes()
     }
-    let composition = || {
-        let all: Vec<Tensor> = all.iter().map(|t| (*t).clone()).collect();
-        // In training the composition uses the batch's statistics, and leaves the running ones alone.
-        let running = norm.running.filter(|_| !norm.training).map(|(mean, var)| (mean.clone(), var.clone()));
-        let eps = norm.eps;
-        move |grad: Tensor, needs: &[bool]| {
-            recomputed_gradients(&all.iter().collect::<Vec<_>>(), &grad, needs, |t| {
-                let mut next = t.iter();
-                let [x, weight, bias] = has.map(|has| if has { next.next() } else { None });
-                let running = running.as_ref().map(|(mean, var)| (mean, var));
-                let norm = BatchNorm { weight, bias, running, eps, ..BatchNorm::default() };
-                x.expect("it is always an input").batch_norm_act(&norm, activation, None)?.max_pool2d(&pool)
-            })
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        let shape = self.shape.output();
+        Ok(vec![TensorInfo::new(shape, x[0].dtype())?, TensorInfo::new(shape, DType::U8)?])
+    }
+
+    fn cpu(&self, _: &CpuCall) -> Result<()> {
+        unreachable!("batch norm and max pooling are separate operations on the CPU")
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        kernel::forward(gpu, &self.shape, [x[0], x[1]], self.activation, y[0], y[1])
+    }
+}
+
+/// Derivative of batch norm, activation and max pooling on a GPU.
+struct PoolDerivative {
+    operands: NormOperands,
+    channels: Channels,
+    shape: PoolShape,
+    activation: Activation,
+}
+
+impl PoolDerivative {
+    /// The wanted gradients of x, weight and bias.
+    fn by_kernels(&self, saved: &Saved, dy: &Tensor, wanted: [bool; 4]) -> Result<[Option<Tensor>; 4]> {
+        let (x, channels) = (saved.operand(0), &self.channels);
+        let sums = Sums::new(x, channels, wanted, self.operands.parameter_dtype(saved, 0))?;
+        let operands = [("x", x), ("channels", &channels.saved), ("grad", dy), ("index", saved.result(1))];
+        fn pass<'g>(
+            of: &PoolDerivative,
+            sums: &Sums,
+            gpu: &'g Arc<Gpu>,
+            [x, saved, dy, index]: [DeviceSlice<'g>; 4],
+        ) -> BatchNormPoolBackward<'g> {
+            let (c, activation, factors) = (of.shape.c, of.activation, sums.kind);
+            let norm = BatchNormBackward { gpu, x, c, saved, activation, factors };
+            BatchNormPoolBackward { norm, shape: of.shape, dy, index }
         }
-    };
-    y.with_fused_backward(OP, &all, kernels, composition)
+        launch(OP, &operands, |gpu, of| {
+            let pass = pass(self, &sums, gpu, [of[0], of[1], of[2], of[3]]);
+            sums.with_slices(|sums| pass.reduce(sums.parameters, sums.factors))
+        })?;
+        sums.finish(channels, wanted[0])?;
+        let dx = wanted[0].then(|| {
+            launch(OP, &operands, |gpu, of| {
+                let pass = pass(self, &sums, gpu, [of[0], of[1], of[2], of[3]]);
+                sums.with_slices(|sums| {
+                    Tensor::build_on(gpu, *x.shape(), x.dtype(), |dx| pass.input_gradient(sums.factors, dx))
+                })
+            })
+        });
+        let dx = dx.transpose()?;
+        let Sums { parameters: [weight, bias], .. } = sums;
+        Ok([dx, weight, bias, None])
+    }
+}
+
+impl Derivative for PoolDerivative {
+    fn saves(&self, _: &[bool]) -> Saves {
+        self.operands.saves(false).and_results(&[1])
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients> {
+        if !is_grad_enabled() {
+            let gradients = self.by_kernels(saved, &dy, self.operands.wanted(needs))?;
+            return Ok(self.operands.present(gradients));
+        }
+        if self.channels.group().is_some() {
+            return Err(no_second_derivative(OP));
+        }
+        composed_backward(saved, &dy, needs, |t| {
+            let (x, norm) = self.operands.norm(t);
+            x.batch_norm_act(&norm, self.activation, None)?.max_pool2d(&self.shape.pool)
+        })
+    }
 }

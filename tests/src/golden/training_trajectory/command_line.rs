@@ -127,7 +127,7 @@ impl<'a> CommandLineRun<'a> {
         evaluated.check(self.case, "eval", &reference.evaluation(*model)?.1)
     }
 
-    /// Writes the dataset as IDX files, and returns the seed under which it has the batches of the file.
+    /// Writes the dataset as PNG files and a list of them, and returns the seed under which it has the batches of the file.
     fn write_dataset(&self) -> Result<u64> {
         let batches = rows(self.case)?;
         let of_epoch =

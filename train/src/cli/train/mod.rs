@@ -15,6 +15,7 @@ use super::compute::{ComputeArgs, ignored_conv_algo};
 use super::print;
 use super::signals::{Signals, acknowledge};
 use crate::batch_size_finder::{FittingBatchSize, find_batch_size};
+use crate::callbacks::CallbackList;
 use crate::checkpoint;
 use crate::config::{Config, IgnoredOption, ignored_warning};
 use crate::device::DeviceSpec;
@@ -313,6 +314,8 @@ fn run_experiment(
         experiment.callbacks.push(Progress::new(args.progress, args.log_interval));
     }
     let result = experiment.run();
+    // Clears the progress line before anything is printed.
+    experiment.callbacks = CallbackList::new();
     let result = result.map_err(|error| outcome::explain(error, experiment, args))?;
     if rank > 0 {
         return Ok(None);
@@ -354,7 +357,7 @@ fn first_settings(
         // A resumed run keeps its batch size.
         let of_run = checkpoint.and_then(|checkpoint| {
             let header = &checkpoint.checkpoint.header;
-            Some(header.settings.batch_size? * header.world_size as u32 / world_size as u32)
+            Some(resume::batch_size_of_a_rank(header.settings.batch_size?, header.world_size, world_size))
         });
         let found = || fitting_batch_size(args, &resume::without_ranks(settings.clone()), device);
         settings.batch_size = Some(of_run.map_or_else(found, Ok)?);

@@ -69,16 +69,21 @@ pub fn merged_settings(
         return args.recipe.settings();
     };
     let mut of_checkpoint = header.settings.clone();
-    if let Some(batch_size) = of_checkpoint.batch_size.filter(|_| header.world_size != world_size) {
-        let global = batch_size as usize * header.world_size;
-        if global.is_multiple_of(world_size) {
-            of_checkpoint.batch_size = Some((global / world_size) as u32);
-        }
+    if let Some(batch_size) = of_checkpoint.batch_size.filter(|_| header.world_size != world_size)
+        && (batch_size as usize * header.world_size).is_multiple_of(world_size)
+    {
+        of_checkpoint.batch_size = Some(batch_size_of_a_rank(batch_size, header.world_size, world_size));
     }
     if world_size == 1 {
         of_checkpoint = without_ranks(of_checkpoint);
     }
     args.recipe.settings_over(of_checkpoint)
+}
+
+/// Batch size of each of `ranks` ranks, which continue a run of `before` ranks with `batch_size` images each.
+pub fn batch_size_of_a_rank(batch_size: u32, before: usize, ranks: usize) -> u32 {
+    let global = u64::from(batch_size) * before as u64;
+    u32::try_from(global / ranks as u64).unwrap_or(u32::MAX)
 }
 
 /// Settings without those of several ranks.
@@ -153,4 +158,16 @@ pub fn experiment_folder(output: &Path, name: &str) -> Result<PathBuf> {
 
 fn no_effect(flag: &str, why: &str) -> Error {
     Error::usage(format!("{flag} would have no effect")).because(why).remedy(format!("omit {flag}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn global_batch_sizes_beyond_32_bits_are_divided_among_the_ranks() {
+        assert_eq!(batch_size_of_a_rank(1 << 20, 4096, 4096), 1 << 20);
+        assert_eq!(batch_size_of_a_rank(64, 4, 2), 128);
+        assert_eq!(batch_size_of_a_rank(1 << 20, 1 << 13, 1), u32::MAX);
+    }
 }

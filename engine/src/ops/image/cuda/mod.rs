@@ -1,0 +1,3 @@
+//! Launchers of operations on images.
+pub(crate) mod interpolate;
+pub(crate) mod normalize;

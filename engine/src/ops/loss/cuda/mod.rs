@@ -1,0 +1,3 @@
+//! Launchers of cross entropies.
+pub(crate) mod cross_entropy;
+pub(crate) mod soft_cross_entropy;

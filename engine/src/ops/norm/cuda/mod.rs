@@ -1,0 +1,3 @@
+//! Launchers of normalisation.
+pub(crate) mod group_norm;
+pub(crate) mod row_norm;

@@ -1,0 +1,12 @@
+//! Operations that change shape, order, dtype or device of elements. Their launchers are the runtime's copies (`cuda/copy.rs`).
+mod block;
+mod cast;
+mod concat;
+pub(crate) mod cpu;
+mod expand;
+mod flip;
+mod permute;
+mod reshape;
+mod to_device;
+
+pub(crate) use expand::broadcast_steps;
