@@ -11,7 +11,6 @@ mod hooks;
 mod leaf_backward;
 mod saved;
 mod saved_versions;
-mod with_backward;
 mod with_gradient;
 
 pub use checkpoint::checkpoint;
@@ -196,13 +195,6 @@ impl Node {
         }?;
         debug_assert_eq!(grads.len(), self.inputs.len(), "{} returns a gradient for each input", self.op);
         Ok(grads)
-    }
-
-    /// Adds the versions of tensors that the derivative of this new node holds.
-    fn add_saved_versions(&self, tensors: &[&Tensor]) {
-        let mut backward = self.backward();
-        let backward = backward.as_mut().and_then(Arc::get_mut).expect("a new node has one owner");
-        backward.saved.extend_versions(tensors);
     }
 
     fn was_freed(&self) -> Error {

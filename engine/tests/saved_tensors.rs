@@ -20,7 +20,7 @@ fn overwrite(t: &Tensor) {
 
 #[test]
 fn writing_to_a_saved_input_is_an_error_in_the_backward_pass() {
-    let other = Tensor::from_slice(&[3.0f32, 4.0], [2]).expect("a tensor");
+    let other = variable(&[3.0, 4.0]);
     type Operation = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
     let cases: [(&str, Operation); 6] = [
         ("square", Box::new(|x| x.square())),
@@ -66,9 +66,10 @@ fn writing_to_what_no_operation_has_saved_changes_nothing() {
     ] {
         assert_eq!(error_after(f, |x, _| overwrite(x)), None);
     }
-    // A constant factor's product may be written to: the gradient needs the factors.
+    // The gradient of a product with a constant needs the constant only.
     let factor = Tensor::from_slice(&[3.0f32, 4.0], [2]).expect("a tensor");
     assert_eq!(error_after(|x| x.mul(&factor), |_, y| overwrite(y)), None);
+    assert_eq!(error_after(|x| x.mul(&factor), |x, _| overwrite(x)), None);
 }
 
 #[test]

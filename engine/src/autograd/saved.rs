@@ -10,8 +10,6 @@ pub(crate) struct Saves {
     operands: u64,
     all_operands: bool,
     results: u64,
-    /// Operands whose version is checked, although the derivative does not read them from [`Saved`].
-    versions: u64,
 }
 
 impl Saves {
@@ -28,11 +26,6 @@ impl Saves {
     /// Some results.
     pub(crate) fn results(positions: &[usize]) -> Saves {
         Saves { results: bits(positions), ..Saves::default() }
-    }
-
-    /// None of `count` operands, but their versions, for a derivative that holds operands itself.
-    pub(super) fn versions_of(count: usize) -> Saves {
-        Saves { versions: (0..count.min(64)).fold(0, |bits, i| bits | 1 << i), ..Saves::default() }
     }
 
     /// These and some results.
@@ -72,9 +65,7 @@ impl Saved {
             infos: operands.iter().map(|t| (*t.shape(), t.dtype())).collect(),
             versions: SavedVersions::default(),
         };
-        let held = (operands.iter().enumerate()).filter(|(i, _)| chosen(saves.versions, *i)).map(|(_, t)| *t);
-        let tensors: Vec<&Tensor> =
-            saved.operands.iter().chain(&saved.results).flatten().chain(held).collect();
+        let tensors: Vec<&Tensor> = saved.operands.iter().chain(&saved.results).flatten().collect();
         saved.versions = SavedVersions::of(&tensors);
         saved
     }

@@ -9,6 +9,7 @@
 mod apply;
 mod cpu_call;
 mod custom;
+mod formula;
 mod kernel;
 mod launch;
 
@@ -18,6 +19,7 @@ pub(crate) use apply::{
 };
 pub(crate) use cpu_call::{CpuCall, for_any, for_real, for_stored, match_float, match_half};
 pub use custom::{Composition, CustomOp, SavedTensors};
+pub(crate) use formula::Formula;
 pub use kernel::{Geometry, Kernel, KernelBytes, LaunchExtents};
 pub(crate) use launch::{check_device, launch};
 

@@ -1,9 +1,10 @@
 //! Fused elementwise expressions as operations.
-use super::gpu::OnGpu;
+use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled};
 use crate::cpu::elementary::Elementary;
 use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
 use crate::dtype::{bf16, f16};
 use crate::fuse::{Broadcast, Expression, KernelOutput, KernelSignature, MAX_INPUTS, ProgramKernels};
+use crate::op::{check_device, launch, with_derivative};
 use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, WriteGuard, cuda};
 
 const OP: &str = "fuse";
@@ -28,8 +29,9 @@ impl Expression {
             let accepted = "floats of the first one's dtype, or f32 where the first one is f16 or bf16";
             return Err(Error::dtype(OP, &operands, accepted));
         }
-        let on_gpu = OnGpu::of(OP, &operands)?.is_some();
-        debug_assert_eq!(on_gpu, inputs[0].device() != Device::Cpu);
+        if check_device(OP, &operands)? != Device::Cpu && dtype == DType::F64 {
+            return Err(Error::dtype(OP, &operands, "f32, f16 or bf16 on a GPU"));
+        }
         let mut shape = Shape::default();
         for t in inputs {
             let Some(broadcast) = shape.broadcast(t.shape())? else {
@@ -46,14 +48,29 @@ impl Expression {
         let signature =
             KernelSignature { inputs: call.signature(), outputs: vec![KernelOutput::Elements(dtype)] };
         let y = call.run(&self.0.forward, signature)?.remove(0);
-        let (of_kernels, expression) = (self.clone(), self.clone());
-        let to = inputs.clone();
-        Ok(y.with_fused_backward(
-            OP,
-            &to.iter().collect::<Vec<_>>(),
-            || move |grad: Tensor, needs: &[bool]| call.backward(&of_kernels, grad, needs),
-            || move |grad: Tensor, needs: &[bool]| composed(&expression, &inputs, &grad, needs),
-        ))
+        let derivative = ExpressionDerivative { expression: self.clone(), shape, c };
+        Ok(with_derivative(OP, &inputs.iter().collect::<Vec<_>>(), y, derivative))
+    }
+}
+
+/// Derivative of an expression of inputs that broadcast to a shape.
+struct ExpressionDerivative {
+    expression: Expression,
+    shape: Shape,
+    c: usize,
+}
+
+impl Derivative for ExpressionDerivative {
+    fn saves(&self, _: &[bool]) -> Saves {
+        Saves::all_operands()
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, needs: &[bool]) -> Result<Gradients> {
+        let inputs: Vec<Tensor> = (0..needs.len()).map(|i| saved.operand(i).clone()).collect();
+        if is_grad_enabled() {
+            return composed(&self.expression, &inputs, &dy, needs);
+        }
+        FusedCall { shape: self.shape, c: self.c, inputs }.backward(&self.expression, dy, needs)
     }
 }
 
@@ -118,43 +135,39 @@ impl FusedCall {
     pub(super) fn run(&self, kernels: &ProgramKernels, signature: KernelSignature) -> Result<Vec<Tensor>> {
         let operands: Vec<(&'static str, &Tensor)> =
             NAMES.into_iter().chain(["gradient"]).zip(&self.inputs).collect();
-        match OnGpu::of(OP, &operands)? {
-            Some(on) => self.run_gpu(&on, kernels, signature),
-            None if self.inputs[0].dtype() == DType::F64 => self.run_cpu::<f64>(kernels, &signature),
-            None => self.run_cpu::<f32>(kernels, &signature),
+        match (check_device(OP, &operands)?, self.inputs[0].dtype()) {
+            (Device::Cuda(_), _) => self.run_gpu(&operands, kernels, signature),
+            (Device::Cpu, DType::F64) => self.run_cpu::<f64>(kernels, &signature),
+            (Device::Cpu, _) => self.run_cpu::<f32>(kernels, &signature),
         }
     }
 
     fn run_gpu(
         &self,
-        on: &OnGpu,
+        operands: &[(&'static str, &Tensor)],
         kernels: &ProgramKernels,
         signature: KernelSignature,
     ) -> Result<Vec<Tensor>> {
         let (c, len, dtype) = (self.c, self.shape.numel(), self.inputs[0].dtype());
         let sums = signature.outputs.iter().filter(|output| **output == KernelOutput::Sums).count();
-        let elements: Vec<Tensor> = (signature.outputs.iter())
-            .filter_map(|output| if let KernelOutput::Elements(dtype) = output { Some(*dtype) } else { None })
-            .map(|dtype| on.empty(self.shape, dtype))
-            .collect::<Result<_>>()?;
-        let count = cuda::fuse::num_partial_sums(len, c, dtype);
-        let partial = (sums > 0).then(|| on.empty([count, sums, c], DType::F32)).transpose()?;
-        {
-            let views: Vec<_> =
-                self.inputs.iter().chain(&elements).chain(&partial).map(Tensor::device_view).collect();
-            let slices: Vec<_> = views.iter().map(|views| views.slice()).collect();
-            let (inputs, rest) = slices.split_at(self.inputs.len());
-            let (outputs, partial) = rest.split_at(elements.len());
+        let partial_shape = Shape::new(&[cuda::fuse::num_partial_sums(len, c, dtype), sums, c])?;
+        let (elements, partial) = launch(OP, operands, |gpu, inputs| {
+            let empty = |shape, dtype| Tensor::build_on(gpu, shape, dtype, |_| Ok(()));
+            let mut elements = vec![];
+            for output in &signature.outputs {
+                if let KernelOutput::Elements(dtype) = output {
+                    elements.push(empty(self.shape, *dtype)?);
+                }
+            }
+            let partial = (sums > 0).then(|| empty(partial_shape, DType::F32)).transpose()?;
+            let views: Vec<_> = elements.iter().chain(&partial).map(Tensor::device_view).collect();
+            let slices: Vec<_> = views.iter().map(|view| view.slice()).collect();
+            let (outputs, of_partial) = slices.split_at(elements.len());
             let generated = kernels.generated(signature.clone());
-            on.with_op_context(cuda::fuse::run(
-                &on.gpu,
-                &generated,
-                (c, len),
-                inputs,
-                outputs,
-                partial.first().copied(),
-            ))?;
-        }
+            cuda::fuse::run(gpu, &generated, (c, len), inputs, outputs, of_partial.first().copied())?;
+            drop(views);
+            Ok((elements, partial))
+        })?;
         let total = partial.map(|partial| partial.sum(&[0], false)).transpose()?;
         let (mut elements, mut sum_rows) = (elements.into_iter(), 0..sums);
         let each = signature.outputs.iter().map(|output| match (output, &total) {

@@ -1,11 +1,11 @@
 //! Optimizer updates of all parameters in one call. On a GPU an update is one launch that computes the gradient norm (with loss scaling or
 //! clipping), one for each stage of the rule that computes sums, and one that unscales, clips, updates, maintains the EMA and rounds in
 //! one pass.
-use super::gpu::OnGpu;
 use super::update_state::{GradClip, UpdateState};
 use crate::cuda::optimizer::ParameterUpdate;
 use crate::fuse::UpdateRule;
-use crate::{DType, Error, Result, Shape, Tensor, cpu, cuda};
+use crate::op::{check_device, launch};
+use crate::{DType, Device, Error, Result, Shape, Tensor, cpu, cuda};
 
 /// Tensors and options of one parameter in an optimizer update. All tensors are f32 and have the shape of the weights, except where
 /// stated.
@@ -44,9 +44,11 @@ pub fn update(rule: &UpdateRule, parameters: &[UpdateOperands], state: &UpdateSt
         operands.extend(parameter.param_scalar.map(|t| ("param_scalar", t)));
         operands.extend(parameter.factors.into_iter().flatten().map(|t| ("factor", t)));
     }
-    match OnGpu::of(rule.name(), &operands)? {
-        Some(on) => on.with_op_context(update_on_gpu(&on.gpu, rule, parameters, &copies, state))?,
-        None => update_on_cpu(rule, parameters, &copies, state)?,
+    match check_device(rule.name(), &operands)? {
+        Device::Cpu => update_on_cpu(rule, parameters, &copies, state)?,
+        Device::Cuda(_) => {
+            launch(rule.name(), &operands, |gpu, _| update_on_gpu(gpu, rule, parameters, &copies, state))?
+        }
     }
     parameters.iter().for_each(|p| p.weights.mark_autocast_cache_current());
     Ok(())

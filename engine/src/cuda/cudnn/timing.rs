@@ -67,8 +67,8 @@ impl EventTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DType;
     use crate::cuda::Gpu;
+    use cudarc::driver::result;
 
     /// Time by the timer, and number of runs, of work that queues as many memsets as `operations` returns for each run. A memset takes 10
     /// us of emulated time.
@@ -76,13 +76,20 @@ mod tests {
         fornax_kernels::emulator::load(&Default::default()).expect("g++ is installed");
         let gpu = Gpu::get(0).expect("an emulated device");
         let _access = gpu.bind().expect("binds");
-        let buffer = gpu.empty(16, DType::F32).expect("memory");
+        // Memory and a stream of their own: other tests queue work on the device's stream.
+        // SAFETY: a device is bound, and the memory is freed once.
+        let memory = unsafe { result::malloc_sync(64) }.expect("memory");
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).expect("a stream");
         let mut runs = 0;
-        let time = EventTimer::new(gpu.stream()).expect("events").median_time(|| {
+        let time = EventTimer::new(stream).expect("events").median_time(|| {
             runs += 1;
-            (0..operations(runs)).for_each(|_| gpu.zero(buffer.slice(0, 16, DType::F32)).expect("queues"));
+            // SAFETY: stream and memory are alive until the work has been done.
+            (0..operations(runs))
+                .for_each(|_| unsafe { result::memset_d8_async(memory, 0, 64, stream).expect("queues") });
             Ok(())
         });
+        // SAFETY: the timer waited for the work.
+        unsafe { result::stream::destroy(stream).and(result::free_sync(memory)) }.expect("freed");
         (time.expect("times"), runs)
     }
 

@@ -1,70 +1,24 @@
 //! Activation functions as operations.
-use super::gpu::OnGpu;
-use crate::autograd::is_tracked;
+use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cpu::activation::{SELU_ALPHA, SELU_SCALE};
+use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::fuse::{Expression, expression};
-use crate::{Activation, Result, Tensor, cpu, cuda};
+use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, composed_backward, for_real};
+use crate::{Activation, Result, Tensor, cpu};
+use std::sync::Arc;
 
 impl Tensor {
     /// `activation(x)`, elementwise; any shape. f32, f16, bf16; f64 on the CPU.
     pub fn activate(&self, activation: Activation) -> Result<Tensor> {
-        if activation == Activation::Identity {
-            return Ok(self.clone());
+        match activation {
+            Activation::Identity => Ok(self.clone()),
+            _ => apply(Activate(activation), &[self]),
         }
-        if self.is_half_on_cpu() {
-            return self.widened()?.activate(activation)?.rounded_as(self);
-        }
-        let y = match OnGpu::of("activate", &[("x", self)])? {
-            Some(on) => on.build(*self.shape(), self.dtype(), |y| {
-                cuda::activation::forward(&on.gpu, activation, self.device_view().slice(), y)
-            }),
-            None => dispatch_real!("activate", [("x", self)], T => {
-                let x = self.read::<T>()?;
-                Tensor::build(*self.shape(), |y: &mut [T]| cpu::activation::forward(activation, &x, y))
-            }),
-        }?;
-        // ReLU's derivative follows from its output, which the next operation saves anyway.
-        if activation == Activation::Relu {
-            return Ok(y.with_output_backward(
-                "activate",
-                &[self],
-                move |y: &Tensor, grad: Tensor, _: &[bool]| {
-                    Ok(vec![Some(y.activation_gradient(activation, &grad)?)])
-                },
-            ));
-        }
-        Ok(y.with_composed_backward("activate", &[self], || {
-            let x = self.clone();
-            move |grad: Tensor, _: &[bool]| Ok(vec![Some(x.activation_gradient(activation, &grad)?)])
-        }))
     }
 
     /// `dy f'(x)`, the gradient of an activation's input. `self` is x, or for ReLU the output.
-    pub(super) fn activation_gradient(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
-        if is_tracked(&[self, dy]) {
-            return match activation {
-                Activation::Relu => dy.mul(&self.detach().greater(0.0)?),
-                _ => expression_of(activation).gradient(0).apply(&[self, dy]),
-            };
-        }
-        if self.is_half_on_cpu() {
-            return self.widened()?.activation_gradient(activation, &dy.widened()?)?.rounded_as(self);
-        }
-        match OnGpu::of("activate", &[("x", self), ("grad", dy)])? {
-            Some(on) => on.build(*self.shape(), self.dtype(), |dx| {
-                cuda::activation::backward(
-                    &on.gpu,
-                    activation,
-                    self.device_view().slice(),
-                    dy.device_view().slice(),
-                    dx,
-                )
-            }),
-            None => dispatch_real!("activate", [("x", self)], T => {
-                let (x, dy) = (self.read::<T>()?, dy.read::<T>()?);
-                Tensor::build(*self.shape(), |dx: &mut [T]| cpu::activation::backward(activation, &x, &dy, dx))
-            }),
-        }
+    pub(in crate::ops) fn activation_gradient(&self, activation: Activation, dy: &Tensor) -> Result<Tensor> {
+        apply(ActivationGradient(activation), &[self, dy])
     }
 
     /// `max(x, 0)`; the gradient at 0 is 0, as in PyTorch.
@@ -95,6 +49,79 @@ impl Tensor {
     /// `e^x`.
     pub fn exp(&self) -> Result<Tensor> {
         self.activate(Activation::Exp)
+    }
+}
+
+const NAME: &str = "activate";
+
+struct Activate(Activation);
+
+impl Op for Activate {
+    fn spec(&self) -> Spec {
+        Spec::new(NAME, &["x"])
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        Ok(vec![TensorInfo::of(x[0])])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
+        for_real!(call, T => cpu::activation::forward::<T>(self.0, &call.x(0)?, &mut call.y(0)?))
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        cuda::activation::forward(gpu, self.0, x[0], y[0])
+    }
+}
+
+impl Derivative for Activate {
+    fn saves(&self, _: &[bool]) -> Saves {
+        // ReLU's derivative follows from its output, which the next operation saves anyway.
+        if self.0 == Activation::Relu { Saves::results(&[0]) } else { Saves::operands(&[0]) }
+    }
+
+    fn backward(&self, saved: &Saved, dy: Tensor, _: &[bool]) -> Result<Gradients> {
+        let x = if self.0 == Activation::Relu { saved.result(0) } else { saved.operand(0) };
+        Ok(vec![Some(x.activation_gradient(self.0, &dy)?)])
+    }
+}
+
+/// `dy f'(x)` for x, or for ReLU its output, and dy.
+struct ActivationGradient(Activation);
+
+impl Op for ActivationGradient {
+    fn spec(&self) -> Spec {
+        Spec::new(NAME, &["x", "grad"])
+    }
+
+    fn results(&self, x: &[&Tensor]) -> Infos {
+        Ok(vec![TensorInfo::of(x[0])])
+    }
+
+    fn cpu(&self, call: &CpuCall) -> Result<()> {
+        for_real!(call, T => cpu::activation::backward::<T>(self.0, &call.x(0)?, &call.x(1)?, &mut call.y(0)?))
+    }
+
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+        cuda::activation::backward(gpu, self.0, x[0], x[1], y[0])
+    }
+}
+
+impl Derivative for ActivationGradient {
+    fn saves(&self, _: &[bool]) -> Saves {
+        match self.0 {
+            Activation::Relu => Saves::operands(&[0]),
+            _ => Saves::operands(&[0, 1]),
+        }
+    }
+
+    fn backward(&self, saved: &Saved, g: Tensor, needs: &[bool]) -> Result<Gradients> {
+        if self.0 == Activation::Relu {
+            // The derivative is constant.
+            let of_dy = needs[1].then(|| saved.operand(0).activation_gradient(self.0, &g)).transpose()?;
+            return Ok(vec![None, of_dy]);
+        }
+        composed_backward(saved, &g, needs, |t| expression_of(self.0).gradient(0).apply(&[&t[0], &t[1]]))
     }
 }
 

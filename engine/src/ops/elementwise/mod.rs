@@ -1,0 +1,4 @@
+//! Elementwise operations.
+mod activation;
+mod binary;
+mod unary;
