@@ -179,7 +179,7 @@ macro_rules! real {
     };
 }
 // f32 in a form that loops can vectorise.
-real!(f32, crate::cpu::power::ln, crate::cpu::power::powf);
+real!(f32, crate::scalar::power::ln, crate::scalar::power::powf);
 real!(f64, f64::ln, f64::powf);
 
 /// `x` as f32 when `T` is f32: from a generic kernel to its vectorised form.

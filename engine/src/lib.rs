@@ -10,7 +10,6 @@
 //! assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [0.0, 1.0, 1.0]);
 //! # Ok(()) }
 //! ```
-mod activation;
 mod autograd;
 pub mod collective;
 pub mod conv_shape;
@@ -26,6 +25,7 @@ pub mod op;
 mod ops;
 pub mod random;
 pub mod resampling;
+mod scalar;
 mod self_test;
 mod shape;
 mod shapes_only;
@@ -35,22 +35,22 @@ mod tensor;
 pub mod testing;
 mod window;
 
-pub use activation::Activation;
 pub use autograd::{GradientHook, Hook, checkpoint, gradients, no_grad};
 pub use collective::{Collective, PendingCollective, Reduction};
 pub use conv_shape::{ConvAlgorithm, ConvShape};
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
-pub use fuse::UpdateRule;
+pub use fuse::{GradClip, GradientRule, LossScaling, UpdateRule};
 pub use mapped::MappedFile;
+pub use ops::PendingUpdateStats;
 #[doc(inline)]
 pub use ops::conv::cpu as conv_kernels;
 pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, ConvBatchNorm, GlobalPool};
 pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation, MaskRng};
-pub use ops::{GradClip, GradientRule, LossScaling, PendingUpdateStats};
 pub use ops::{Pool2dOptions, UpdateOperands, UpdateState, UpdateStats, pack, update};
 pub use resampling::Interpolation;
+pub use scalar::Activation;
 pub use self_test::{SelfTest, self_tests};
 pub use shape::{IntoShape, MAX_NUMEL, MAX_RANK, Shape};
 pub use shapes_only::shapes_only;

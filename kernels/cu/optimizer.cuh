@@ -9,7 +9,7 @@
 #include "arguments.cuh"
 #include "fuse.cuh"
 
-/// Moments that hold the row and column means of a factored second moment.
+/// Moments that hold the row and column means of a factored second moment, and the maximum product of its axes between first and last.
 constexpr int kRowMeans = kMoments - 2, kColumnMeans = kMoments - 1;
 
 namespace {

@@ -1,57 +1,8 @@
-//! Elementwise binary operations with broadcasting.
+//! Elementwise functions of two tensors, with broadcasting.
 use super::parallel::{DisjointSlice, GRAIN, for_each_task};
 use super::vectorized::vectorized;
-use crate::dtype::Real;
-
-/// Elementwise binary operation.
-pub trait BinaryFn: Send + Sync + 'static {
-    /// Name of the CUDA kernel.
-    const KERNEL: &'static str;
-    /// Value of the operation.
-    fn apply<T: Real>(a: T, b: T) -> T;
-}
-
-macro_rules! binary {
-    ($($(#[$doc:meta])* $name:ident = $kernel:literal, ($a:ident, $b:ident) => $e:expr;)*) => {$(
-        $(#[$doc])*
-        pub struct $name;
-        impl BinaryFn for $name {
-            const KERNEL: &'static str = $kernel;
-            #[inline(always)]
-            fn apply<T: Real>($a: T, $b: T) -> T {
-                $e
-            }
-        }
-    )*};
-}
-binary! {
-    /// `a + b`
-    Add = "add", (a, b) => a + b;
-    /// `a - b`
-    Sub = "sub", (a, b) => a - b;
-    /// `a * b`
-    Mul = "mul", (a, b) => a * b;
-    /// `a / b`
-    Div = "div", (a, b) => a / b;
-    /// `max(a, b)`; NaN if either operand is NaN.
-    Maximum = "maximum", (a, b) => {
-        let larger = if a > b { a } else { b };
-        if a.is_nan() { a } else { larger }
-    };
-    /// `min(a, b)`; NaN if either operand is NaN.
-    Minimum = "minimum", (a, b) => {
-        let smaller = if a < b { a } else { b };
-        if a.is_nan() { a } else { smaller }
-    };
-    /// `a` to the power `b`.
-    Pow = "pow", (a, b) => a.powf(b);
-    /// `heaviside(a - b, 0.5)`: derivative of `max(a, b)` with respect to `a`. 1, 0, or 0.5 at a tie.
-    Heaviside = "heaviside", (a, b) => if a > b { T::one() } else if a == b { T::from_f64(0.5) } else { T::zero() };
-    /// `b ? a : 0`, for a mask `b` of ones and zeros. NaN in `a` is masked too.
-    Masked = "masked", (a, b) => if b == T::zero() { T::zero() } else { a };
-    /// 1 where equal, else 0.
-    Equal = "equal", (a, b) => if a == b { T::one() } else { T::zero() };
-}
+use crate::scalar::Elementary;
+pub use crate::scalar::function::{BinaryFn, binary::*};
 
 /// Strides of two operands that broadcast to one result: rows of `inner` elements, in which each operand has stride 0 or 1, and
 /// outer axes with arbitrary strides.
@@ -108,7 +59,7 @@ impl BroadcastLayout {
 }
 
 /// `y = F(a, b)` with broadcasting.
-pub fn forward<T: Real, F: BinaryFn>(layout: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
+pub fn forward<T: Elementary, F: BinaryFn>(layout: &BroadcastLayout, a: &[T], b: &[T], y: &mut [T]) {
     let inner = layout.inner;
     let rows = y.len() / inner.max(1);
     let out = DisjointSlice::new(y);
@@ -135,7 +86,7 @@ pub fn forward<T: Real, F: BinaryFn>(layout: &BroadcastLayout, a: &[T], b: &[T],
 
 vectorized! {
     /// One row of the result.
-    wide fn row<T: Real, F: BinaryFn>(a: &[T], a_step: usize, b: &[T], b_step: usize, y: &mut [T]) {
+    wide fn row<T: Elementary, F: BinaryFn>(a: &[T], a_step: usize, b: &[T], b_step: usize, y: &mut [T]) {
         let n = y.len();
         match (a_step, b_step) {
             (1, 1) => {

@@ -12,16 +12,13 @@ pub mod activation;
 pub mod add;
 pub mod binary;
 pub mod cast;
-pub mod elementary;
 pub(crate) mod fold;
 pub mod fuse;
 pub mod gemm;
-pub mod gradients;
 pub mod image;
 pub(crate) mod kernel;
 pub mod optimizer;
 pub mod parallel;
-pub mod power;
 pub mod scratch;
 pub mod simd;
 pub mod stored;
@@ -29,3 +26,5 @@ pub mod unary;
 pub(crate) mod vectorized;
 
 pub use crate::host_memory as memory;
+/// The functions of f32 and f64 that kernels compute with.
+pub use crate::scalar::elementary;

@@ -1,50 +1,20 @@
 //! Optimizer step: runs the stages of an update rule, each a pass over chunks of all parameters. A chunk is computed block by block:
 //! each instruction is a vectorised loop, and its result stays in a block-sized register in the L1 cache.
 mod factors;
+mod gradients;
 mod loops;
+mod parameter;
 mod stage;
 
-use super::gradients;
+use super::fuse::blocks::BLOCK;
 use super::parallel::{DisjointSlice, for_each_task};
 use super::scratch;
-use crate::dtype::{DType, bf16, f16};
-use crate::fuse::update::{Stage, Symbol, Target};
-use crate::fuse::{CpuLoop, UpdateRule};
-use crate::ops::{ChunkLayout, GradClip, GradientRule, UpdateScalar};
-use half::slice::HalfFloatSliceExt;
-use stage::{BLOCK, ChunkTask, ParameterArrays, StagePlan};
-use std::ops::Range;
-
-/// Operands of one parameter's update.
-pub(crate) struct OptimizerParameter<'a> {
-    pub(crate) weights: &'a mut [f32],
-    pub(crate) gradient: &'a [f32],
-    pub(crate) moments: Vec<&'a mut [f32]>,
-    pub(crate) ema: Option<&'a mut [f32]>,
-    pub(crate) low_precision: Option<LowPrecisionCopy<'a>>,
-    pub(crate) param_scalar: Option<&'a mut [f32]>,
-    /// Factored second moment: means over the last axis and over the first axis.
-    pub(crate) factors: Option<[&'a mut [f32]; 2]>,
-    pub(crate) weight_decay: f32,
-    pub(crate) lr_scale: f32,
-    pub(crate) adaptive_clip: bool,
-    pub(crate) round_to: Option<DType>,
-    pub(crate) layout: ChunkLayout,
-}
-
-/// Low-precision copy of a parameter.
-pub(crate) enum LowPrecisionCopy<'a> {
-    F16(&'a mut [f16]),
-    BF16(&'a mut [bf16]),
-}
-
-impl OptimizerParameter<'_> {
-    /// Element range of a chunk.
-    pub(crate) fn range(&self, chunk: usize) -> Range<usize> {
-        let start = chunk * self.layout.chunk_length;
-        start..(start + self.layout.chunk_length).min(self.gradient.len())
-    }
-}
+use crate::fuse::formula::Symbol;
+use crate::fuse::stage::{Stage, Target};
+use crate::fuse::{CpuLoop, GradClip, GradientRule, UpdateRule, UpdateScalar};
+use parameter::ParameterArrays;
+pub(crate) use parameter::{LowPrecisionCopy, OptimizerParameter};
+use stage::{ChunkTask, StagePlan};
 
 /// Computes the gradient norm if needed, updates the loss scale, and updates the parameters unless the update is skipped.
 pub(crate) fn update(
@@ -97,7 +67,13 @@ pub(crate) fn update(
         return;
     }
     if let Some(factoring) = rule.state_spec().factored {
-        pass.means = factors::update_factors(parameters, factoring, &pass);
+        let gradients = factors::ClippedGradients {
+            factor: pass.scalar(UpdateScalar::GradFactor) as f32,
+            clip: pass.clip.unwrap_or(f32::INFINITY),
+            agc_factors: &agc_factors,
+            first_rows: &first_rows,
+        };
+        pass.means = factors::update_factors(parameters, factoring, pass.step, &gradients);
     }
     if let Some(cpu_loop) = rule.cpu_loop().filter(|_| pass.clip.is_none() && agc_factors.is_empty()) {
         pass.run_loop(cpu_loop, parameters);
@@ -213,7 +189,7 @@ impl UpdatePass<'_> {
             for_each_task(self.tasks.len(), |i| {
                 let (p, chunk) = self.tasks[i];
                 let [element_values, row_end_values] = &values[p];
-                scratch::with(plan.registers * BLOCK, |registers: &mut [f32]| {
+                scratch::with(plan.blocks.registers * BLOCK, |registers: &mut [f32]| {
                     let task = ChunkTask {
                         plan: &plan,
                         arrays: &arrays[p],
@@ -227,10 +203,11 @@ impl UpdatePass<'_> {
                         means: &self.means[p],
                         row_sums: self.rule.row_sums(),
                         rows: &rows,
-                        registers: DisjointSlice::new(registers),
                     };
+                    let registers = DisjointSlice::new(registers);
                     // SAFETY: each task has its own sums.
-                    task.run(arrays[p].range(chunk), unsafe { partial.slice(i * num_sums, num_sums) });
+                    let sums = unsafe { partial.slice(i * num_sums, num_sums) };
+                    task.run(registers, arrays[p].range(chunk), sums);
                 });
             });
         }
@@ -241,34 +218,6 @@ impl UpdatePass<'_> {
         }
         shared_scalars
     }
-}
-
-/// Rounds new weights, refreshes their low-precision copy, and updates their EMA.
-fn finish_weights(
-    weights: &mut [f32],
-    round: Option<DType>,
-    copy: Option<LowPrecisionCopy>,
-    ema: Option<(&mut [f32], f32)>,
-) {
-    match round {
-        Some(DType::F16) => weights.iter_mut().for_each(|p| *p = f16::from_f32(*p).to_f32()),
-        Some(DType::BF16) => weights.iter_mut().for_each(|p| *p = bf16::from_f32(*p).to_f32()),
-        _ => {}
-    }
-    match copy {
-        Some(LowPrecisionCopy::F16(copy)) => copy.convert_from_f32_slice(weights),
-        Some(LowPrecisionCopy::BF16(copy)) => copy.convert_from_f32_slice(weights),
-        None => {}
-    }
-    if let Some((ema, complement)) = ema {
-        average(ema, weights, complement);
-    }
-}
-
-/// `ema = decay * ema + (1 - decay) * weights`, with the complement of the decay.
-fn average(ema: &mut [f32], weights: &[f32], complement: f32) {
-    let decay = 1.0 - complement;
-    ema.iter_mut().zip(weights).for_each(|(ema, w)| *ema = decay * *ema + complement * *w);
 }
 
 /// Updates the EMA of each parameter after a skipped update.

@@ -8,11 +8,10 @@ pub(crate) fn forward(gpu: &Gpu, f: Activation, x: DeviceSlice, y: DeviceSlice) 
     if x.len == 0 {
         return Ok(());
     }
-    let (name, p) = kernel(f);
     gpu.launch(
-        Kernel::joined(MODULE, [name, "_fwd", ""]).of(x.dtype),
+        Kernel::joined(MODULE, [f.name(), "_fwd", ""]).of(x.dtype),
         LaunchConfig::grid_stride(num_packs(x)),
-        args![x, y, x.len, p],
+        args![x, y, x.len, f.parameter() as f32],
     )
 }
 
@@ -27,37 +26,11 @@ pub(crate) fn backward(
     if x.len == 0 {
         return Ok(());
     }
-    let (name, p) = kernel(f);
     gpu.launch(
-        Kernel::joined(MODULE, [name, "_bwd", ""]).of(x.dtype),
+        Kernel::joined(MODULE, [f.name(), "_bwd", ""]).of(x.dtype),
         LaunchConfig::grid_stride(num_packs(x)),
-        args![x, dy, dx, x.len, p],
+        args![x, dy, dx, x.len, f.parameter() as f32],
     )
 }
 
 const MODULE: &str = "activation";
-
-/// Kernel name of an activation, and the parameter of leaky ReLU (negative slope) and ELU (alpha).
-fn kernel(f: Activation) -> (&'static str, f32) {
-    let (name, p) = match f {
-        Activation::Identity => unreachable!("the identity has no kernel"),
-        Activation::Relu => ("relu", 0.0),
-        Activation::Relu6 => ("relu6", 0.0),
-        Activation::Silu => ("silu", 0.0),
-        Activation::Gelu => ("gelu", 0.0),
-        Activation::GeluTanh => ("gelu_tanh", 0.0),
-        Activation::QuickGelu => ("quick_gelu", 0.0),
-        Activation::HardSwish => ("hard_swish", 0.0),
-        Activation::HardSigmoid => ("hard_sigmoid", 0.0),
-        Activation::Sigmoid => ("sigmoid", 0.0),
-        Activation::Mish => ("mish", 0.0),
-        Activation::Tanh => ("tanh", 0.0),
-        Activation::LeakyRelu(negative_slope) => ("leaky_relu", negative_slope),
-        Activation::Elu(alpha) => ("elu", alpha),
-        Activation::Softplus => ("softplus", 0.0),
-        Activation::Selu => ("selu", 0.0),
-        Activation::HardTanh => ("hard_tanh", 0.0),
-        Activation::Exp => ("exp", 0.0),
-    };
-    (name, p as f32)
-}

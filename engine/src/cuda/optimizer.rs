@@ -2,9 +2,8 @@
 use super::launch::to_i32;
 use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
 use crate::DType;
-use crate::fuse::UpdateRule;
-use crate::fuse::update::{MAX_MOMENTS, MAX_SHARED_SCALARS};
-use crate::ops::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS};
+use crate::fuse::formula::{MAX_MOMENTS, MAX_SHARED_SCALARS};
+use crate::fuse::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS, UpdateRule};
 use fornax_kernels::arguments::{
     self, FactoredOptions, GradOptions, MOMENTS, PARAMETERS, Parameter, ParameterTable, UpdateArgs,
     UpdateFormat,

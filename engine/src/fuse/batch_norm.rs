@@ -1,8 +1,7 @@
 //! Batch norm with a fused expression as activation: the programs of its passes over images.
-use super::graph::{Graph, Program};
-use super::{Expression, ProgramKernels, Value};
-use std::cell::RefCell;
-use std::sync::Arc;
+use super::graph::Program;
+use super::program_kernels::ProgramKernels;
+use super::value::{Value, trace};
 
 /// Kernels of the passes over images. `scale`, `shift`, `mean`, `k2` and `k3` are per-channel.
 pub(crate) struct BatchNormKernels {
@@ -26,29 +25,24 @@ pub(crate) enum GradStorage {
     Residual,
 }
 
-impl Expression {
-    /// Kernels of a batch norm with this activation.
-    pub(crate) fn batch_norm(&self, between: GradStorage) -> Arc<BatchNormKernels> {
-        self.0.norms[between as usize].get_or_init(|| Arc::new(self.passes(between))).clone()
-    }
-
-    fn passes(&self, between: GradStorage) -> BatchNormKernels {
-        let derivative = self.gradient(0);
+impl BatchNormKernels {
+    /// Kernels of a batch norm with an activation `f`, whose gradient `derivative` is a program of its input and upstream gradient.
+    pub(super) fn new(f: &Program, derivative: &Program, between: GradStorage) -> BatchNormKernels {
         let stored = || kernels(|[x, scale, k2, k3, d]| [scale * d + k2 * x + k3]);
         if between == GradStorage::Residual {
             return BatchNormKernels {
-                forward: kernels(|[x, scale, shift, r]| [self.call([x * scale + shift + r])]),
+                forward: kernels(|[x, scale, shift, r]| [Value::of_program(f, [x * scale + shift + r])]),
                 sums: kernels(|[x, scale, shift, mean, r, dy]| {
-                    let d = derivative.call([x * scale + shift + r, dy]);
+                    let d = Value::of_program(derivative, [x * scale + shift + r, dy]);
                     [d, d, d * (x - mean)]
                 }),
                 input: stored(),
             };
         }
-        let forward = kernels(|[x, scale, shift]| [self.call([x * scale + shift])]);
+        let forward = kernels(|[x, scale, shift]| [Value::of_program(f, [x * scale + shift])]);
         if between == GradStorage::Stored {
             let sums = kernels(|[x, scale, shift, mean, dy]| {
-                let d = derivative.call([x * scale + shift, dy]);
+                let d = Value::of_program(derivative, [x * scale + shift, dy]);
                 [d, d, d * (x - mean)]
             });
             return BatchNormKernels { forward, sums, input: stored() };
@@ -56,11 +50,11 @@ impl Expression {
         BatchNormKernels {
             forward,
             sums: kernels(|[x, scale, shift, mean, dy]| {
-                let d = derivative.call([x * scale + shift, dy]);
+                let d = Value::of_program(derivative, [x * scale + shift, dy]);
                 [d, d * (x - mean)]
             }),
             input: kernels(|[x, scale, shift, k2, k3, dy]| {
-                [scale * derivative.call([x * scale + shift, dy]) + k2 * x + k3]
+                [scale * Value::of_program(derivative, [x * scale + shift, dy]) + k2 * x + k3]
             }),
         }
     }
@@ -69,18 +63,5 @@ impl Expression {
 fn kernels<const N: usize, const M: usize>(
     f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
 ) -> ProgramKernels {
-    ProgramKernels::new(program(f))
-}
-
-/// Traces a function of [`Value`]s to a program.
-pub(super) fn program<const N: usize, const M: usize>(
-    f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
-) -> Program {
-    let graph = RefCell::new(Graph::default());
-    let inputs = std::array::from_fn(|i| {
-        let node = graph.borrow_mut().input(i);
-        Value { graph: &graph, node }
-    });
-    let outputs = f(inputs).map(|value| value.node);
-    graph.borrow().program(N, &outputs)
+    ProgramKernels::new(trace(f))
 }

@@ -3,9 +3,11 @@
 //! Without per-channel operands the loop is flat. With them a thread block iterates over rows like the batch norm kernels
 //! (`channels.cuh`): per-channel operands are loaded once for many rows, and sums over rows are written as partial sums,
 //! `[chunks, sums, c]`, which are reduced afterwards.
-use super::graph::{Binary, Node, Program, Unary};
-use super::{Broadcast, KernelOutput, KernelSignature, digest};
+use super::cuda_text::{declarations, digest, literal};
+use super::graph::{Node, Program};
+use super::signature::{Broadcast, KernelOutput, KernelSignature};
 use crate::DType;
+use crate::scalar::Precision;
 use std::fmt::Write;
 
 /// Name and source of a generated kernel.
@@ -81,11 +83,7 @@ impl KernelWriter<'_> {
         let outputs = (0..self.signature.outputs.len()).map(|o| format!("float& y{o}"));
         let parameters: Vec<String> = inputs.chain(outputs).collect();
         let mut text = format!("__device__ __forceinline__ void function({}) {{\n", parameters.join(", "));
-        for (i, node) in self.program.nodes.iter().enumerate() {
-            if !matches!(node, Node::Input(_) | Node::Constant(_)) {
-                let _ = writeln!(text, "  const float v{i} = {};", formula(node, |i| self.name(i)));
-            }
-        }
+        text += &declarations(self.program, Precision::Float, "  ", |_| true, |i| self.name(i));
         for (o, node) in self.program.outputs.iter().enumerate() {
             let _ = writeln!(text, "  y{o} = {};", self.name(*node));
         }
@@ -96,7 +94,7 @@ impl KernelWriter<'_> {
     fn name(&self, i: usize) -> String {
         match self.program.nodes[i] {
             Node::Input(k) => format!("x{k}"),
-            Node::Constant(bits) => literal(f64::from_bits(bits) as f32),
+            Node::Constant(bits) => literal(f64::from_bits(bits), Precision::Float),
             _ => format!("v{i}"),
         }
     }
@@ -265,53 +263,5 @@ fn c_type(dtype: DType) -> &'static str {
         DType::F16 => "half16",
         DType::BF16 => "bfloat16",
         _ => "float",
-    }
-}
-
-/// C expression of a node, in floats.
-pub(super) fn formula(node: &Node, name: impl Fn(usize) -> String) -> String {
-    match *node {
-        Node::Input(_) | Node::Constant(_) => unreachable!("they have names"),
-        Node::Unary(Unary::Neg, a) => format!("-{}", name(a)),
-        Node::Unary(f, a) => {
-            let f = match f {
-                Unary::Neg => unreachable!("above"),
-                Unary::Abs => "fabsf",
-                Unary::Exp => "expf",
-                Unary::ExpM1 => "expm1f",
-                Unary::Ln => "logf",
-                Unary::Sqrt => "sqrtf",
-                Unary::Tanh => "tanhf",
-                Unary::Sigmoid => "sigmoid",
-                Unary::Softplus => "softplus",
-                Unary::Erf => "erff",
-                Unary::Relu => "relu",
-                Unary::Floor => "floorf",
-            };
-            format!("{f}({})", name(a))
-        }
-        Node::Binary(f, a, b) => {
-            let (a, b) = (name(a), name(b));
-            match f {
-                Binary::Add => format!("{a} + {b}"),
-                Binary::Sub => format!("{a} - {b}"),
-                Binary::Mul => format!("{a} * {b}"),
-                Binary::Div => format!("{a} / {b}"),
-                Binary::Max => format!("larger({a}, {b})"),
-                Binary::Min => format!("smaller({a}, {b})"),
-                Binary::Pow => format!("powf({a}, {b})"),
-                Binary::Greater => format!("{a} > {b} ? 1.0f : 0.0f"),
-                Binary::Equal => format!("{a} == {b} ? 1.0f : 0.0f"),
-            }
-        }
-        Node::Select(c, a, b) => format!("{} != 0 ? {} : {}", name(c), name(a), name(b)),
-    }
-}
-
-pub(super) fn literal(value: f32) -> String {
-    if value.is_finite() {
-        format!("{value:?}f")
-    } else {
-        format!("__uint_as_float({:#x}u)", value.to_bits())
     }
 }

@@ -1,37 +1,6 @@
 //! Expression graph with common subexpression elimination and constant folding.
-use crate::cpu::fuse::functions;
+use crate::scalar::{Binary, Unary};
 use std::collections::HashMap;
-
-/// Unary functions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Unary {
-    Neg,
-    Abs,
-    Exp,
-    ExpM1,
-    Ln,
-    Sqrt,
-    Tanh,
-    Sigmoid,
-    Softplus,
-    Erf,
-    Relu,
-    Floor,
-}
-
-/// Binary functions. Comparisons return 1 or 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Binary {
-    Add,
-    Sub,
-    Mul,
-    Div,
-    Max,
-    Min,
-    Pow,
-    Greater,
-    Equal,
-}
 
 /// Node of an expression. Operands are indices of other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +23,17 @@ impl Node {
             Node::Select(c, a, b) => [Some(c), Some(a), Some(b)],
         };
         all.into_iter().flatten()
+    }
+
+    /// Value of the node, given the values of earlier nodes.
+    pub(crate) fn value(&self, before: &[f64], input: impl Fn(usize) -> f64) -> f64 {
+        match *self {
+            Node::Input(i) => input(i),
+            Node::Constant(bits) => f64::from_bits(bits),
+            Node::Unary(f, a) => f.of(before[a]),
+            Node::Binary(f, a, b) => f.of((before[a], before[b])),
+            Node::Select(c, a, b) => before[if before[c] == 0.0 { b } else { a }],
+        }
     }
 
     /// The node with renumbered operands.
@@ -109,7 +89,7 @@ impl Graph {
 
     pub(crate) fn unary(&mut self, f: Unary, a: usize) -> usize {
         match (f, self.nodes[a]) {
-            (_, Node::Constant(bits)) => self.constant(functions::unary_value(f, f64::from_bits(bits))),
+            (_, Node::Constant(bits)) => self.constant(f.of(f64::from_bits(bits))),
             (Unary::Neg, Node::Unary(Unary::Neg, x)) => x,
             _ => self.intern(Node::Unary(f, a)),
         }
@@ -118,7 +98,7 @@ impl Graph {
     pub(crate) fn binary(&mut self, f: Binary, a: usize, b: usize) -> usize {
         use Binary::*;
         match (f, self.value(a), self.value(b)) {
-            (_, Some(x), Some(y)) => self.constant(functions::binary_value(f, (x, y))),
+            (_, Some(x), Some(y)) => self.constant(f.of((x, y))),
             (Add | Sub, _, Some(0.0)) | (Mul | Div | Pow, _, Some(1.0)) => a,
             (Add, Some(0.0), _) | (Mul, Some(1.0), _) => b,
             (Sub, Some(0.0), _) | (Mul, Some(-1.0), _) => self.unary(Unary::Neg, b),
@@ -142,6 +122,22 @@ impl Graph {
             None if yes == no => yes,
             None => self.intern(Node::Select(condition, yes, no)),
         }
+    }
+
+    /// `g * factor` or `g / factor`. Zeros that a select put into `g` stay zero, even if the factor is infinite.
+    pub(crate) fn scaled(&mut self, g: usize, f: Binary, factor: usize) -> usize {
+        if let Node::Select(c, a, b) = self.nodes[g] {
+            let is_zero = |i: usize| self.value(i) == Some(0.0);
+            if is_zero(a) {
+                let b = self.scaled(b, f, factor);
+                return self.select(c, a, b);
+            }
+            if is_zero(b) {
+                let a = self.scaled(a, f, factor);
+                return self.select(c, a, b);
+            }
+        }
+        self.binary(f, g, factor)
     }
 
     /// Inlines a program with the given inputs, and returns its outputs.

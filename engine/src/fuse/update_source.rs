@@ -1,10 +1,23 @@
 //! CUDA code generation for update rules: one kernel per stage, on top of the loops in `kernels/cu/optimizer.cuh`. Per-parameter values
 //! are computed once per thread block, in double.
-use super::cuda_source::{formula, literal};
-use super::digest;
+use super::cuda_text::{declarations, digest, literal};
+use super::formula::Symbol;
 use super::graph::{Node, Program};
-use super::update::{Scope, Stage, Symbol, Target, UpdateRule};
+use super::stage::{Scope, Stage, Target};
+use crate::scalar::Precision;
 use std::fmt::Write;
+
+/// Stages of a rule, with the sizes that its kernels depend on.
+pub(super) struct UpdateProgram {
+    pub(super) name: &'static str,
+    pub(super) stages: Vec<Stage>,
+    /// Number of sums over a parameter, and over each row.
+    pub(super) sums: usize,
+    pub(super) row_sums: usize,
+    pub(super) moments: usize,
+    pub(super) shared_scalars: usize,
+    pub(super) is_factored: bool,
+}
 
 /// Name and source of the kernel of one stage.
 pub(crate) struct UpdateKernel {
@@ -13,12 +26,12 @@ pub(crate) struct UpdateKernel {
 }
 
 /// Kernels of a rule's stages.
-pub(super) fn sources(rule: &UpdateRule) -> Vec<UpdateKernel> {
-    let all = rule.stages();
+pub(super) fn sources(rule: &UpdateProgram) -> Vec<UpdateKernel> {
+    let all = &rule.stages;
     let programs: Vec<_> = all.iter().map(|s| (&s.program, &s.row_end, &s.symbols)).collect();
     let digest = digest(&programs);
     let source = |(i, stage): (usize, &Stage)| {
-        let kernel = format!("update_{}_{digest:016x}_{i}_f32", rule.name());
+        let kernel = format!("update_{}_{digest:016x}_{i}_f32", rule.name);
         let text = UpdateKernelWriter { rule, stage, slots: slots(stage) }.text(&kernel);
         UpdateKernel { kernel, text }
     };
@@ -48,7 +61,7 @@ fn slots(stage: &Stage) -> [Vec<Option<usize>>; 2] {
 }
 
 struct UpdateKernelWriter<'a> {
-    rule: &'a UpdateRule,
+    rule: &'a UpdateProgram,
     stage: &'a Stage,
     /// Slots of the elementwise program and of the row-end program.
     slots: [Vec<Option<usize>>; 2],
@@ -133,11 +146,10 @@ impl UpdateKernelWriter<'_> {
             let at = stage.targets.iter().position(|t| *t == target);
             at.map(|i| self.slots[0][stage.program.outputs[i]].expect("a scalar of the parameter"))
         };
-        let memory: Vec<usize> = (0..self.rule.state_spec().shared_scalars.len())
-            .filter_map(|k| slot(Target::SharedScalar(k)))
-            .collect();
+        let memory: Vec<usize> =
+            (0..self.rule.shared_scalars).filter_map(|k| slot(Target::SharedScalar(k))).collect();
         let numbers = self.slots.iter().flatten().flatten().count();
-        let factored = self.rule.state_spec().factored.is_some();
+        let factored = self.rule.is_factored;
         let _ = write!(
             text,
             "  static constexpr int kScalars = {numbers}, kSums = {}, kRows = {}, kTotals = {}, kOfRows = {}, kRowSums = {};\n  \
@@ -145,12 +157,12 @@ impl UpdateKernelWriter<'_> {
              static constexpr unsigned kReadRows = {element_rows}, kEndReadsRows = {end_rows};\n  \
              static constexpr int kWrites = {}, kSharedScalars = {}, kParamScalar = {};\n  \
              static constexpr bool kFactored = {factored};\n",
-            self.rule.sums(),
-            self.rule.row_sums(),
+            self.rule.sums,
+            self.rule.row_sums,
             totals.len(),
             stage.row_end_sums.len(),
             rows.len(),
-            if stage.is_last() { self.rule.state_spec().moments.len() as i32 } else { -1 },
+            if stage.is_last() { self.rule.moments as i32 } else { -1 },
             memory.len(),
             slot(Target::ParamScalar).map_or(-1, |k| k as i32),
         );
@@ -165,31 +177,29 @@ impl UpdateKernelWriter<'_> {
     fn numbers(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
         let scopes = self.stage.scopes(program);
         let name = |i: usize| match program.nodes[i] {
-            Node::Constant(bits) => double(f64::from_bits(bits)),
+            Node::Constant(bits) => literal(f64::from_bits(bits), Precision::Double),
             _ => format!("d{i}"),
         };
-        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| scopes[*i] == Scope::Parameter) {
-            let value = match node {
-                Node::Constant(_) => continue,
-                Node::Input(k) => match self.stage.symbols[*k] {
-                    Symbol::Step => "n.step".into(),
-                    Symbol::Lr => "n.lr".into(),
-                    Symbol::BaseLr => "n.base_lr".into(),
-                    Symbol::WeightDecay => "n.weight_decay".into(),
-                    Symbol::GradNorm => "n.grad_norm".into(),
-                    Symbol::Numel => "n.numel".into(),
-                    Symbol::RowLength => "n.row_length".into(),
-                    Symbol::Ndim => "n.ndim".into(),
-                    Symbol::ParamScalar => "n.param_scalar".into(),
-                    Symbol::IsFactored => "n.is_factored".into(),
-                    Symbol::SharedScalar(k) => format!("n.shared_scalars[{k}]"),
-                    Symbol::Sum(k) => format!("n.sums[{k}]"),
-                    _ => unreachable!("not a scalar of the parameter"),
-                },
-                node => in_double(&formula(node, name)),
+        for (i, node) in program.nodes.iter().enumerate() {
+            let (Scope::Parameter, Node::Input(k)) = (scopes[i], node) else { continue };
+            let value = match self.stage.symbols[*k] {
+                Symbol::Step => "n.step".into(),
+                Symbol::Lr => "n.lr".into(),
+                Symbol::BaseLr => "n.base_lr".into(),
+                Symbol::WeightDecay => "n.weight_decay".into(),
+                Symbol::GradNorm => "n.grad_norm".into(),
+                Symbol::Numel => "n.numel".into(),
+                Symbol::RowLength => "n.row_length".into(),
+                Symbol::Ndim => "n.ndim".into(),
+                Symbol::ParamScalar => "n.param_scalar".into(),
+                Symbol::IsFactored => "n.is_factored".into(),
+                Symbol::SharedScalar(k) => format!("n.shared_scalars[{k}]"),
+                Symbol::Sum(k) => format!("n.sums[{k}]"),
+                _ => unreachable!("not a scalar of the parameter"),
             };
             let _ = writeln!(text, "      const double d{i} = {value};");
         }
+        *text += &declarations(program, Precision::Double, "      ", |i| scopes[i] == Scope::Parameter, name);
         for (i, slot) in slots.iter().enumerate() {
             if let Some(slot) = slot {
                 let _ = writeln!(text, "      u[{slot}] = (float)d{i};");
@@ -200,12 +210,9 @@ impl UpdateKernelWriter<'_> {
     /// Statements per element or row.
     fn statements(&self, text: &mut String, program: &Program, slots: &[Option<usize>]) {
         let scopes = self.stage.scopes(program);
-        for (i, node) in program.nodes.iter().enumerate().filter(|(i, _)| scopes[*i] > Scope::Parameter) {
-            if !matches!(node, Node::Input(_)) {
-                let value = formula(node, |a| self.name(program, slots, a));
-                let _ = writeln!(text, "    const float v{i} = {value};");
-            }
-        }
+        let is_wanted = |i: usize| scopes[i] > Scope::Parameter;
+        *text +=
+            &declarations(program, Precision::Float, "    ", is_wanted, |i| self.name(program, slots, i));
     }
 
     /// Operand expression of a node in per-element or per-row code.
@@ -214,7 +221,7 @@ impl UpdateKernelWriter<'_> {
             return format!("u[{slot}]");
         }
         match program.nodes[i] {
-            Node::Constant(bits) => literal(f64::from_bits(bits) as f32),
+            Node::Constant(bits) => literal(f64::from_bits(bits), Precision::Float),
             Node::Input(k) => match self.stage.symbols[k] {
                 Symbol::Weight => "x.w".into(),
                 Symbol::Gradient => "x.g".into(),
@@ -226,17 +233,4 @@ impl UpdateKernelWriter<'_> {
             _ => format!("v{i}"),
         }
     }
-}
-
-/// Converts a float expression to double: removes the `f` suffix of functions and literals.
-fn in_double(formula: &str) -> String {
-    let mut text = formula.replace("1.0f : 0.0f", "1.0 : 0.0");
-    for f in ["fabs", "exp", "expm1", "log", "sqrt", "tanh", "erf", "pow", "floor"] {
-        text = text.replace(&format!("{f}f("), &format!("{f}("));
-    }
-    text
-}
-
-fn double(value: f64) -> String {
-    if value.is_finite() { format!("{value:?}") } else { format!("(double){}", literal(value as f32)) }
 }

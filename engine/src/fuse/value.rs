@@ -1,5 +1,7 @@
 //! Symbolic values, which record the expression that computes them.
-use super::graph::{Binary, Graph, Unary};
+use super::graph::{Graph, Program};
+use crate::scalar::activation::{ActivationFn, functions};
+use crate::scalar::{Binary, Scalar, Unary, binary_rows, unary_rows};
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -36,44 +38,16 @@ impl<'g> Value<'g> {
         Value { node, ..self }
     }
 
-    fn unary(self, f: Unary) -> Value<'g> {
-        self.with(self.graph.borrow_mut().unary(f, self.node))
-    }
-
-    fn binary(self, f: Binary, other: impl Operand<'g>) -> Value<'g> {
-        let other = other.node(self);
-        self.with(self.graph.borrow_mut().binary(f, self.node, other))
-    }
-
-    /// Maximum; NaN if either value is NaN. At a tie each operand gets half of the gradient.
-    pub fn max(self, other: impl Operand<'g>) -> Value<'g> {
-        self.binary(Binary::Max, other)
-    }
-
-    /// Minimum; NaN if either value is NaN. At a tie each operand gets half of the gradient.
-    pub fn min(self, other: impl Operand<'g>) -> Value<'g> {
-        self.binary(Binary::Min, other)
-    }
-
-    /// `self` to the power `exponent`. The gradient of the exponent requires a positive base.
-    pub fn pow(self, exponent: impl Operand<'g>) -> Value<'g> {
-        self.binary(Binary::Pow, exponent)
-    }
-
-    /// 1 where `self > other`, else 0. Has no gradient.
-    pub fn greater(self, other: impl Operand<'g>) -> Value<'g> {
-        self.binary(Binary::Greater, other)
+    /// Applies a program of one output.
+    pub(super) fn of_program<const N: usize>(program: &Program, inputs: [Value<'g>; N]) -> Value<'g> {
+        let nodes = inputs[0].graph.borrow_mut().inline(program, &inputs.map(|value| value.node));
+        inputs[0].with(nodes[0])
     }
 
     /// 1 where `self < other`, else 0. Has no gradient.
     pub fn less(self, other: impl Operand<'g>) -> Value<'g> {
         let other = other.node(self);
         self.with(self.graph.borrow_mut().binary(Binary::Greater, other, self.node))
-    }
-
-    /// 1 where both are equal, else 0. Has no gradient.
-    pub fn equal(self, other: impl Operand<'g>) -> Value<'g> {
-        self.binary(Binary::Equal, other)
     }
 
     /// `yes` where `self` is non-zero, else `no`. The gradient of the branch not selected is 0, even where its value is infinite.
@@ -99,57 +73,91 @@ impl<'g> Value<'g> {
 
     /// `self * sigmoid(self)`
     pub fn silu(self) -> Value<'g> {
-        self * self.sigmoid()
+        functions::Silu(0.0).value(self)
     }
 
     /// `self * Φ(self)`
     pub fn gelu(self) -> Value<'g> {
-        0.5 * self * (1.0 + (self * std::f64::consts::FRAC_1_SQRT_2).erf())
+        functions::Gelu(0.0).value(self)
     }
 }
 
-/// Unary functions, as methods and as free functions.
-macro_rules! functions {
-    ($($(#[$doc:meta])* $name:ident = $function:ident;)*) => {
+/// Traces a function of [`Value`]s to a program.
+pub(super) fn trace<const N: usize, const M: usize>(
+    f: impl for<'g> FnOnce([Value<'g>; N]) -> [Value<'g>; M],
+) -> Program {
+    let graph = RefCell::new(Graph::default());
+    let inputs = std::array::from_fn(|i| {
+        let node = graph.borrow_mut().input(i);
+        Value { graph: &graph, node }
+    });
+    let outputs = f(inputs).map(|value| value.node);
+    graph.borrow().program(N, &outputs)
+}
+
+impl<'g> Scalar for Value<'g> {
+    fn constant(self, value: f64) -> Value<'g> {
+        self.with(self.graph.borrow_mut().constant(value))
+    }
+
+    fn unary(self, f: Unary) -> Value<'g> {
+        self.with(self.graph.borrow_mut().unary(f, self.node))
+    }
+
+    fn binary(self, f: Binary, other: Value<'g>) -> Value<'g> {
+        self.with(self.graph.borrow_mut().binary(f, self.node, other.node))
+    }
+
+    fn where_greater(self, other: Value<'g>, yes: Value<'g>, no: Value<'g>) -> Value<'g> {
+        self.greater(other).select(yes, no)
+    }
+
+    fn where_equal(self, other: Value<'g>, yes: Value<'g>, no: Value<'g>) -> Value<'g> {
+        self.equal(other).select(yes, no)
+    }
+
+    fn times(self, factor: Value<'g>) -> Value<'g> {
+        self.with(self.graph.borrow_mut().scaled(self.node, Binary::Mul, factor.node))
+    }
+
+    fn over(self, divisor: Value<'g>) -> Value<'g> {
+        self.with(self.graph.borrow_mut().scaled(self.node, Binary::Div, divisor.node))
+    }
+}
+
+/// Primitive functions of one value, as methods and as free functions.
+macro_rules! unary_methods {
+    ($($name:ident $($method:ident ($doc:literal))? $cuda:literal, |$v:ident| $value:expr
+        $(, |$x:ident, $y:ident, $g:ident, $c:ident| $gradient:expr)?;)*) => {
         impl<'g> Value<'g> {
-            $($(#[$doc])* pub fn $name(self) -> Value<'g> {
-                self.unary(Unary::$function)
-            })*
+            $($(#[doc = $doc] pub fn $method(self) -> Value<'g> {
+                Scalar::unary(self, Unary::$name)
+            })?)*
         }
-        $($(#[$doc])* pub fn $name(x: Value) -> Value {
-            x.$name()
-        })*
+        $($(#[doc = $doc] pub fn $method(x: Value) -> Value {
+            x.$method()
+        })?)*
     };
 }
-functions! {
-    /// Absolute value; the gradient at 0 is 0.
-    abs = Abs;
-    /// `e^x`
-    exp = Exp;
-    /// `e^x - 1`, accurate near 0.
-    exp_m1 = ExpM1;
-    /// Natural logarithm.
-    ln = Ln;
-    /// Square root.
-    sqrt = Sqrt;
-    /// Hyperbolic tangent.
-    tanh = Tanh;
-    /// `1 / (1 + e^-x)`
-    sigmoid = Sigmoid;
-    /// `ln(1 + e^x)`, without overflow.
-    softplus = Softplus;
-    /// Error function.
-    erf = Erf;
-    /// `max(x, 0)`; the gradient at 0 is 0.
-    relu = Relu;
-    /// Largest integer not above `x`. Has no gradient.
-    floor = Floor;
+unary_rows!(unary_methods);
+
+/// Primitive functions of two values, as methods.
+macro_rules! binary_methods {
+    ($($name:ident $($method:ident ($doc:literal))? $cuda:literal, |$u:ident, $v:ident| $value:expr
+        $(, |$a:ident, $b:ident, $y:ident, $g:ident, $c:ident| $gradient:expr)?;)*) => {
+        impl<'g> Value<'g> {
+            $($(#[doc = $doc] pub fn $method(self, other: impl Operand<'g>) -> Value<'g> {
+                Scalar::binary(self, Binary::$name, self.with(other.node(self)))
+            })?)*
+        }
+    };
 }
+binary_rows!(binary_methods);
 
 impl<'g> Neg for Value<'g> {
     type Output = Value<'g>;
     fn neg(self) -> Value<'g> {
-        self.unary(Unary::Neg)
+        Scalar::unary(self, Unary::Neg)
     }
 }
 
@@ -158,14 +166,14 @@ macro_rules! operators {
         impl<'g, O: Operand<'g>> $trait<O> for Value<'g> {
             type Output = Value<'g>;
             fn $method(self, other: O) -> Value<'g> {
-                self.binary(Binary::$trait, other)
+                Scalar::binary(self, Binary::$trait, self.with(other.node(self)))
             }
         }
         impl<'g> $trait<Value<'g>> for f64 {
             type Output = Value<'g>;
             fn $method(self, other: Value<'g>) -> Value<'g> {
                 let left = other.with(Operand::node(self, other));
-                left.binary(Binary::$trait, other)
+                Scalar::binary(left, Binary::$trait, other)
             }
         }
     )*};

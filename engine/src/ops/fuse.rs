@@ -1,10 +1,10 @@
 //! Fused elementwise expressions as operations.
 use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled};
-use crate::cpu::elementary::Elementary;
 use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
 use crate::dtype::{bf16, f16};
 use crate::fuse::{Broadcast, Expression, KernelOutput, KernelSignature, MAX_INPUTS, ProgramKernels};
 use crate::op::{check_device, launch, with_derivative};
+use crate::scalar::Elementary;
 use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, WriteGuard, cuda};
 
 const OP: &str = "fuse";

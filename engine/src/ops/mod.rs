@@ -27,14 +27,12 @@ pub use conv::Conv2dOptions;
 pub use dropout::MaskRng;
 pub use image::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use linear::AttentionMask;
-pub(crate) use optimizer::ChunkLayout;
 pub use optimizer::{UpdateOperands, update};
 pub use pack::pack;
 pub use pool::{GlobalPool, Pool2dOptions};
 #[cfg(test)]
 pub(crate) use shape::broadcast_steps;
-pub use update_state::{GradClip, GradientRule, LossScaling, PendingUpdateStats, UpdateState, UpdateStats};
-pub(crate) use update_state::{UPDATE_SCALARS, UpdateScalar};
+pub use update_state::{PendingUpdateStats, UpdateState, UpdateStats};
 
 use crate::DType;
 

@@ -1,11 +1,11 @@
 //! Optimizer updates of all parameters in one call. On a GPU an update is one launch that computes the gradient norm (with loss scaling or
 //! clipping), one for each stage of the rule that computes sums, and one that unscales, clips, updates, maintains the EMA and rounds in
 //! one pass.
-use super::update_state::{GradClip, UpdateState};
+use super::update_state::UpdateState;
 use crate::cuda::optimizer::ParameterUpdate;
-use crate::fuse::UpdateRule;
+use crate::fuse::{ChunkLayout, GradClip, UpdateRule};
 use crate::op::{check_device, launch};
-use crate::{DType, Device, Error, Result, Shape, Tensor, cpu, cuda};
+use crate::{DType, Device, Error, Result, Tensor, cpu, cuda};
 
 /// Tensors and options of one parameter in an optimizer update. All tensors are f32 and have the shape of the weights, except where
 /// stated.
@@ -52,42 +52,6 @@ pub fn update(rule: &UpdateRule, parameters: &[UpdateOperands], state: &UpdateSt
     }
     parameters.iter().for_each(|p| p.weights.mark_autocast_cache_current());
     Ok(())
-}
-
-/// Division of a parameter into chunks, a function of its shape alone. Rows are slices of the first axis; a chunk is the work of one task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ChunkLayout {
-    pub(crate) row_length: usize,
-    pub(crate) rows: usize,
-    pub(crate) chunk_length: usize,
-    pub(crate) chunks: usize,
-    pub(crate) axes: usize,
-    /// Extent of the last axis of a parameter with a factored second moment, else 1.
-    pub(crate) inner: usize,
-}
-
-/// Elements of a chunk; more or fewer where chunks consist of whole rows.
-const CHUNK: usize = 1 << 14;
-
-impl ChunkLayout {
-    /// The layout for a shape. `by_rows` cuts between rows; `factored` has the number of rows first and the extent of the last axis last.
-    pub(crate) fn new(shape: &Shape, by_rows: bool, factored: Option<[usize; 3]>) -> ChunkLayout {
-        let (n, axes) = (shape.numel(), shape.rank());
-        let rows = match factored {
-            Some([rows, ..]) => rows,
-            None if axes > 1 => shape.dims()[0],
-            None => 1,
-        };
-        let row_length = (n / rows.max(1)).max(1);
-        let chunk_length = match CHUNK / row_length {
-            _ if !by_rows => CHUNK,
-            // Chunks start at a multiple of four floats.
-            fit @ 4.. => fit / 4 * 4 * row_length,
-            fit => fit.max(1) * row_length,
-        };
-        let inner = factored.map_or(1, |[_, _, inner]| inner);
-        ChunkLayout { row_length, rows, chunk_length, chunks: n.div_ceil(chunk_length), axes, inner }
-    }
 }
 
 impl<'a> UpdateOperands<'a> {

@@ -1,107 +1,103 @@
 // Activations, y = f(x), and their gradients, dx = dy f'(x). Every function has a parameter `p`; only leaky ReLU (negative slope) and
-// ELU (alpha) read it. Sub-gradients at kinks are PyTorch's.
-#include "elementwise.cuh"
+// ELU (alpha) read it. The functions are rows of `engine/src/scalar/table.rs`: a test of the engine compares and writes them.
+#include "fuse.cuh"
 
 #define VALUE __device__ __forceinline__ float value(float x) const
 #define DERIVATIVE __device__ __forceinline__ float derivative(float x) const
 
 namespace {
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-// Comparisons are written so that NaN propagates.
-__device__ __forceinline__ float clamp(float x, float low, float high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
-/// 1 strictly inside the bounds, else 0.
-__device__ __forceinline__ float inside(float x, float low, float high) { return x > low && x < high ? 1.0f : 0.0f; }
-
-constexpr float kSeluScale = 1.0507009873554805f, kSeluAlpha = 1.6732632423543772f;
-constexpr float kInvSqrt2 = 0.7071067811865476f, kInvSqrt2Pi = 0.3989422804014327f, kSqrt2OverPi = 0.7978845608028654f;
-constexpr float kCubic = 0.044715f, kQuick = 1.702f;
-
+// From scalar/table.rs:
 struct Relu {
   float p;
-  VALUE { return x < 0 ? 0 : x; }
-  DERIVATIVE { return x > 0 ? 1 : 0; }
+  VALUE { return relu(x); }
+  DERIVATIVE { return x > 0.0f ? 1.0f : 0.0f; }
 };
 
 struct Relu6 {
   float p;
-  VALUE { return clamp(x, 0, 6); }
-  DERIVATIVE { return inside(x, 0, 6); }
+  VALUE {
+    const float v4 = 0.0f > x ? 0.0f : x;
+    return v4 > 6.0f ? 6.0f : v4;
+  }
+  DERIVATIVE { return 6.0f > x ? (x > 0.0f ? 1.0f : 0.0f) : 0.0f; }
 };
 
 struct Silu {
   float p;
   VALUE { return x * sigmoid(x); }
   DERIVATIVE {
-    const float s = sigmoid(x);
-    return s * (1 + x * (1 - s));
+    const float v1 = sigmoid(x);
+    return v1 * (1.0f + (x * (1.0f - v1)));
   }
 };
 
 struct Gelu {
   float p;
-  VALUE { return 0.5f * x * (1 + erff(x * kInvSqrt2)); }
-  DERIVATIVE { return 0.5f * (1 + erff(x * kInvSqrt2)) + x * kInvSqrt2Pi * expf(-0.5f * x * x); }
+  VALUE { return (x * 0.5f) * (1.0f + erff(x * 0.70710677f)); }
+  DERIVATIVE { return (0.5f * (1.0f + erff(x * 0.70710677f))) + ((x * 0.3989423f) * expf(x * (x * -0.5f))); }
 };
 
 struct GeluTanh {
   float p;
-  __device__ __forceinline__ static float tanh_of(float x) { return tanhf(kSqrt2OverPi * (x + kCubic * x * x * x)); }
-  VALUE { return 0.5f * x * (1 + tanh_of(x)); }
+  VALUE { return (x * 0.5f) * (tanhf(0.7978846f * (x + (x * (x * (x * 0.044715f))))) + 1.0f); }
   DERIVATIVE {
-    const float t = tanh_of(x);
-    return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * kSqrt2OverPi * (1 + 3 * kCubic * x * x);
+    const float v8 = tanhf(0.7978846f * (x + (x * (x * (x * 0.044715f)))));
+    return (0.5f * (v8 + 1.0f)) + ((0.7978846f * (1.0f + (x * (x * 0.134145f)))) * ((x * 0.5f) * (1.0f - (v8 * v8))));
   }
 };
 
 struct QuickGelu {
   float p;
-  VALUE { return x * sigmoid(kQuick * x); }
+  VALUE { return x * sigmoid(x * 1.702f); }
   DERIVATIVE {
-    const float s = sigmoid(kQuick * x);
-    return s * (1 + kQuick * x * (1 - s));
+    const float v2 = x * 1.702f;
+    const float v3 = sigmoid(v2);
+    return v3 * (1.0f + (v2 * (1.0f - v3)));
   }
 };
 
 struct HardSwish {
   float p;
-  VALUE { return x * clamp(x + 3, 0, 6) * (1.0f / 6); }
-  DERIVATIVE {
-    const float low = x > -3 ? x * (1.0f / 3) + 0.5f : 0;
-    return x < 3 ? low : 1;
+  VALUE {
+    const float v2 = x + 3.0f;
+    const float v6 = 0.0f > v2 ? 0.0f : v2;
+    return (x * (v6 > 6.0f ? 6.0f : v6)) * 0.16666667f;
   }
+  DERIVATIVE { return 3.0f > x ? (x > -3.0f ? ((x * 0.33333334f) + 0.5f) : 0.0f) : 1.0f; }
 };
 
 struct HardSigmoid {
   float p;
-  VALUE { return clamp(x + 3, 0, 6) * (1.0f / 6); }
-  DERIVATIVE { return inside(x, -3, 3) * (1.0f / 6); }
+  VALUE {
+    const float v2 = x + 3.0f;
+    const float v6 = 0.0f > v2 ? 0.0f : v2;
+    return (v6 > 6.0f ? 6.0f : v6) * 0.16666667f;
+  }
+  DERIVATIVE { return (3.0f > x ? (x > -3.0f ? 1.0f : 0.0f) : 0.0f) * 0.16666667f; }
 };
 
 struct Sigmoid {
   float p;
   VALUE { return sigmoid(x); }
   DERIVATIVE {
-    const float s = sigmoid(x);
-    return s * (1 - s);
+    const float v1 = sigmoid(x);
+    return v1 * (1.0f - v1);
   }
 };
 
-// With e = e^min(x, 20): tanh(log(1 + e)) = n / (n + 2), n = e (e + 2); it is 1 beyond.
 struct Mish {
   float p;
   VALUE {
-    const float e = expf(x > 20 ? 20 : x), n = e * (e + 2);
-    return x * n / (n + 2);
+    const float v4 = expf(x > 20.0f ? 20.0f : x);
+    const float v7 = v4 * (v4 + 2.0f);
+    return (x * v7) / (2.0f + v7);
   }
   DERIVATIVE {
-    const float e = expf(x > 20 ? 20 : x), n = e * (e + 2), t = n / (n + 2);
-    return t + x * (1 - t * t) * (e / (1 + e));
+    const float v4 = expf(x > 20.0f ? 20.0f : x);
+    const float v7 = v4 * (v4 + 2.0f);
+    const float v9 = v7 / (2.0f + v7);
+    return v9 + ((x * (1.0f - (v9 * v9))) * (v4 / (v4 + 1.0f)));
   }
 };
 
@@ -109,39 +105,42 @@ struct Tanh {
   float p;
   VALUE { return tanhf(x); }
   DERIVATIVE {
-    const float t = tanhf(x);
-    return 1 - t * t;
+    const float v1 = tanhf(x);
+    return 1.0f - (v1 * v1);
   }
 };
 
 struct LeakyRelu {
   float p;
-  VALUE { return x > 0 ? x : x * p; }
-  DERIVATIVE { return x > 0 ? 1 : p; }
+  VALUE { return x > 0.0f ? x : (x * p); }
+  DERIVATIVE { return x > 0.0f ? 1.0f : p; }
 };
 
 struct Elu {
   float p;
-  VALUE { return x > 0 ? x : p * expm1f(x); }
-  DERIVATIVE { return x > 0 ? 1 : p * expf(x); }
+  VALUE { return x > 0.0f ? x : (p * expm1f(x)); }
+  DERIVATIVE { return x > 0.0f ? 1.0f : (p * expf(x)); }
 };
 
 struct Softplus {
   float p;
-  VALUE { return log1pf(expf(-fabsf(x))) + (x < 0 ? 0 : x); }
+  VALUE { return softplus(x); }
   DERIVATIVE { return sigmoid(x); }
 };
 
 struct Selu {
   float p;
-  VALUE { return kSeluScale * (x > 0 ? x : kSeluAlpha * expm1f(x)); }
-  DERIVATIVE { return kSeluScale * (x > 0 ? 1 : kSeluAlpha * expf(x)); }
+  VALUE { return 1.050701f * (x > 0.0f ? x : (1.6732632f * expm1f(x))); }
+  DERIVATIVE { return 1.050701f * (x > 0.0f ? 1.0f : (1.6732632f * expf(x))); }
 };
 
 struct HardTanh {
   float p;
-  VALUE { return clamp(x, -1, 1); }
-  DERIVATIVE { return inside(x, -1, 1); }
+  VALUE {
+    const float v4 = -1.0f > x ? -1.0f : x;
+    return v4 > 1.0f ? 1.0f : v4;
+  }
+  DERIVATIVE { return 1.0f > x ? (x > -1.0f ? 1.0f : 0.0f) : 0.0f; }
 };
 
 struct Exp {
@@ -149,6 +148,8 @@ struct Exp {
   VALUE { return expf(x); }
   DERIVATIVE { return expf(x); }
 };
+
+// End
 
 template <typename F> struct Value {
   F f;
@@ -170,6 +171,7 @@ template <typename F> struct Derivative {
   TYPED(F, f, half16, f16)  \
   TYPED(F, f, bfloat16, bf16)
 
+// From scalar/table.rs:
 KERNELS(Relu, relu)
 KERNELS(Relu6, relu6)
 KERNELS(Silu, silu)
@@ -187,3 +189,4 @@ KERNELS(Softplus, softplus)
 KERNELS(Selu, selu)
 KERNELS(HardTanh, hard_tanh)
 KERNELS(Exp, exp)
+// End

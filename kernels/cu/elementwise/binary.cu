@@ -1,4 +1,6 @@
-// Binary elementwise functions with broadcasting, y = f(a, b).
+// Binary elementwise functions with broadcasting, y = f(a, b): rows of `engine/src/scalar/table.rs`. A test of the engine
+// compares and writes them.
+#include "fuse.cuh"
 #include "strided_pair.cuh"
 
 #define FUNCTION(Name, value)                                                              \
@@ -8,19 +10,18 @@
 
 namespace {
 
+// From scalar/table.rs:
 FUNCTION(Add, a + b)
 FUNCTION(Sub, a - b)
 FUNCTION(Mul, a * b)
 FUNCTION(Div, a / b)
-// NaN if either operand is.
-FUNCTION(Maximum, a != a || a > b ? a : b)
-FUNCTION(Minimum, a != a || a < b ? a : b)
+FUNCTION(Maximum, larger(a, b))
+FUNCTION(Minimum, smaller(a, b))
 FUNCTION(Pow, powf(a, b))
-// heaviside(a - b, 0.5): the derivative of max(a, b) by a, one half at a tie.
-FUNCTION(Heaviside, a > b ? 1.0f : a == b ? 0.5f : 0.0f)
-// a where the mask b is not 0, else 0, even where a is NaN.
-FUNCTION(Masked, b == 0 ? 0.0f : a)
+FUNCTION(Heaviside, a > b ? 1.0f : (a == b ? 0.5f : 0.0f))
+FUNCTION(Masked, b == 0.0f ? 0.0f : a)
 FUNCTION(Equal, a == b ? 1.0f : 0.0f)
+// End
 
 /// Loads V elements of a row, or one element repeated V times.
 template <int V, typename T> __device__ __forceinline__ void load_or_repeat(const T* from, bool advances, float (&to)[V]) {
@@ -62,6 +63,7 @@ template <typename T, typename F> __device__ void broadcast(const T* a, const T*
   TYPED(F, f, half16, f16)  \
   TYPED(F, f, bfloat16, bf16)
 
+// From scalar/table.rs:
 BINARY(Add, add)
 BINARY(Sub, sub)
 BINARY(Mul, mul)
@@ -72,3 +74,4 @@ BINARY(Pow, pow)
 BINARY(Heaviside, heaviside)
 BINARY(Masked, masked)
 BINARY(Equal, equal)
+// End

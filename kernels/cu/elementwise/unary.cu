@@ -1,5 +1,6 @@
-// Unary elementwise functions with up to two scalar parameters, y = f(x, p, q).
-#include "elementwise.cuh"
+// Unary elementwise functions with up to two scalar parameters, y = f(x, p, q): rows of `engine/src/scalar/table.rs`. A test of the
+// engine compares and writes them.
+#include "fuse.cuh"
 
 #define FUNCTION(Name, value)                                                     \
   struct Name {                                                                   \
@@ -9,18 +10,19 @@
 
 namespace {
 
-FUNCTION(Affine, p * x + q)
-FUNCTION(MulScalar, p * x)
+// From scalar/table.rs:
+FUNCTION(Affine, q + (x * p))
+FUNCTION(MulScalar, x * p)
 FUNCTION(Abs, fabsf(x))
-FUNCTION(Sign, x > 0 ? 1.0f : x < 0 ? -1.0f : 0.0f)
+FUNCTION(Sign, x > 0.0f ? 1.0f : (0.0f > x ? -1.0f : 0.0f))
 FUNCTION(Sqrt, sqrtf(x))
 FUNCTION(Ln, logf(x))
 FUNCTION(Square, x * x)
 FUNCTION(PowScalar, powf(x, p))
-// Comparisons are written so that NaN propagates.
-FUNCTION(Clamp, x < p ? p : x > q ? q : x)
-FUNCTION(Within, x >= p && x <= q ? 1.0f : 0.0f)
+FUNCTION(Clamp, p > x ? p : (x > q ? q : x))
+FUNCTION(Within, p > x ? 0.0f : (x > q ? 0.0f : (x == x ? 1.0f : 0.0f)))
 FUNCTION(Greater, x > p ? 1.0f : 0.0f)
+// End
 
 }  // namespace
 
@@ -31,6 +33,7 @@ FUNCTION(Greater, x > p ? 1.0f : 0.0f)
   TYPED(F, f, half16, f16)  \
   TYPED(F, f, bfloat16, bf16)
 
+// From scalar/table.rs:
 UNARY(Affine, affine)
 UNARY(MulScalar, mul_scalar)
 UNARY(Abs, abs)
@@ -42,3 +45,4 @@ UNARY(PowScalar, pow_scalar)
 UNARY(Clamp, clamp)
 UNARY(Within, within)
 UNARY(Greater, greater)
+// End

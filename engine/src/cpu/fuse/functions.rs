@@ -1,7 +1,6 @@
-//! Unary and binary functions of fused expressions, over blocks of elements.
-use crate::cpu::elementary::Elementary;
+//! Loops of the primitive functions over blocks of elements.
 use crate::cpu::vectorized::vectorized;
-use crate::fuse::graph::{Binary, Unary};
+use crate::scalar::{Binary, Elementary, Unary, binary_rows, unary_rows};
 
 trait Function1 {
     fn of<T: Elementary>(x: T) -> T;
@@ -11,69 +10,51 @@ trait Function2 {
     fn of<T: Elementary>(ab: (T, T)) -> T;
 }
 
-macro_rules! functions {
-    ($trait:ident($one:ty, $block:ty), $enum:ident, $map:ident, $each:ident, $value:ident($number:ty); $($name:ident($p:pat) => $body:expr;)*) => {
+/// Declares a type for each function, and the function that runs one of them over a block.
+macro_rules! loops {
+    ($trait:ident($one:ty), $enum:ident, $loop:ident; $($name:ident)*; $(#[$doc:meta])* fn $run:ident($block:ty)) => {
         $(
             struct $name;
             impl $trait for $name {
                 #[inline(always)]
-                fn of<T: Elementary>($p: $one) -> T {
-                    $body
+                fn of<T: Elementary>(x: $one) -> T {
+                    $enum::$name.of(x)
                 }
             }
         )*
 
-        /// `y = f(x)` for blocks of equal length.
-        pub(crate) fn $each<T: Elementary>(f: $enum, x: $block, y: &mut [T]) {
+        $(#[$doc])*
+        pub(crate) fn $run<T: Elementary>(f: $enum, x: $block, y: &mut [T]) {
             match f {
-                $($enum::$name => $map::<T, $name>(x, y),)*
-            }
-        }
-
-        /// `f(x)` for scalars.
-        pub(crate) fn $value(f: $enum, x: $number) -> f64 {
-            match f {
-                $($enum::$name => $name::of(x),)*
+                $($enum::$name => $loop::<T, $name>(x, y),)*
             }
         }
     };
 }
 
-// Comparisons are written so that NaN propagates.
-functions! {
-    Function1(T, &[T]), Unary, map, unary, unary_value(f64);
-    Neg(x) => -x;
-    Abs(x) => x.abs();
-    Exp(x) => x.fast_exp();
-    ExpM1(x) => if x > T::from_f64(88.0) { T::infinity() } else { x.fast_exp_m1() };
-    Ln(x) => x.ln();
-    Sqrt(x) => x.sqrt();
-    Tanh(x) => x.fast_tanh();
-    Sigmoid(x) => T::one() / (T::one() + (-x).fast_exp());
-    Softplus(x) => (-x.abs()).fast_exp().fast_ln_1p() + if x < T::zero() { T::zero() } else { x };
-    Erf(x) => x.fast_erf();
-    Floor(x) => x.floor();
-    Relu(x) => if x < T::zero() { T::zero() } else { x };
+macro_rules! unary_loops {
+    ($($name:ident $($method:ident ($doc:literal))? $cuda:literal, |$v:ident| $value:expr
+        $(, |$x:ident, $y:ident, $g:ident, $c:ident| $gradient:expr)?;)*) => {
+        loops! {
+            Function1(T), Unary, map; $($name)*;
+            /// `y = f(x)` for blocks of equal length.
+            fn unary(&[T])
+        }
+    };
 }
+unary_rows!(unary_loops);
 
-functions! {
-    Function2((T, T), (&[T], &[T])), Binary, zip, binary, binary_value((f64, f64));
-    Add((a, b)) => a + b;
-    Sub((a, b)) => a - b;
-    Mul((a, b)) => a * b;
-    Div((a, b)) => a / b;
-    Max((a, b)) => {
-        let larger = if a > b { a } else { b };
-        if a.is_nan() { a } else { larger }
+macro_rules! binary_loops {
+    ($($name:ident $($method:ident ($doc:literal))? $cuda:literal, |$u:ident, $v:ident| $value:expr
+        $(, |$a:ident, $b:ident, $y:ident, $g:ident, $c:ident| $gradient:expr)?;)*) => {
+        loops! {
+            Function2((T, T)), Binary, zip; $($name)*;
+            /// `y = f(a, b)` for blocks of equal length.
+            fn binary((&[T], &[T]))
+        }
     };
-    Min((a, b)) => {
-        let smaller = if a < b { a } else { b };
-        if a.is_nan() { a } else { smaller }
-    };
-    Pow((a, b)) => a.powf(b);
-    Greater((a, b)) => if a > b { T::one() } else { T::zero() };
-    Equal((a, b)) => if a == b { T::one() } else { T::zero() };
 }
+binary_rows!(binary_loops);
 
 vectorized! {
     wide fn map<T: Elementary, F: Function1>(x: &[T], y: &mut [T]) {

@@ -1,30 +1,42 @@
 //! Factored second moment of Adafactor: means over the last axis (`lines`) and over the first axis (`columns`).
-use super::{OptimizerParameter, UpdatePass};
+use super::parameter::OptimizerParameter;
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
-use crate::fuse::Factoring;
-use crate::ops::{ChunkLayout, UpdateScalar};
+use crate::fuse::{ChunkLayout, Factoring};
 use std::ops::Range;
+
+/// How gradients are unscaled and clipped.
+pub(super) struct ClippedGradients<'a> {
+    /// Factor of all gradients.
+    pub(super) factor: f32,
+    /// Limit of clipping by value; infinite without it.
+    pub(super) clip: f32,
+    /// AGC factor of each row of all parameters; empty without AGC.
+    pub(super) agc_factors: &'a [f32],
+    /// Index of each parameter's first row.
+    pub(super) first_rows: &'a [usize],
+}
 
 /// Updates the factored second moments. Returns their means over both axes, one per position in between; empty for parameters that are
 /// not factored. The `factor_moments` CUDA kernel does the same.
 pub(super) fn update_factors(
     parameters: &mut [OptimizerParameter],
     factoring: Factoring,
-    pass: &UpdatePass,
+    step: i64,
+    gradients: &ClippedGradients,
 ) -> Vec<Vec<f32>> {
-    let weight = (pass.step as f64).powf(factoring.decay_rate) as f32;
-    let (eps, factor) = (factoring.eps as f32, pass.scalar(UpdateScalar::GradFactor) as f32);
-    let clip = pass.clip.unwrap_or(f32::INFINITY);
+    let weight = (step as f64).powf(factoring.decay_rate) as f32;
+    let eps = factoring.eps as f32;
+    let ClippedGradients { factor, clip, agc_factors, first_rows } = *gradients;
     let mut means = vec![vec![]; parameters.len()];
     let (all, shared) = (DisjointSlice::new(parameters), DisjointSlice::new(&mut means));
-    for_each_task(pass.first_rows.len(), |p| {
+    for_each_task(first_rows.len(), |p| {
         // SAFETY: each task has one parameter and its means.
         let (parameter, means) = unsafe { (&mut all.slice(p, 1)[0], &mut shared.slice(p, 1)[0]) };
         let ChunkLayout { row_length, rows, inner, .. } = parameter.layout;
         let Some([lines, columns]) = &mut parameter.factors else { return };
         let mut sums = vec![0.0f32; row_length];
         for (row, gradient) in parameter.gradient.chunks(row_length).enumerate() {
-            let agc_factor = pass.agc_factors.get(pass.first_rows[p] + row).copied().unwrap_or(1.0);
+            let agc_factor = agc_factors.get(first_rows[p] + row).copied().unwrap_or(1.0);
             for (b, line) in gradient.chunks(inner).enumerate() {
                 let mut sum = 0.0;
                 for (g, of_column) in line.iter().zip(&mut sums[b * inner..]) {

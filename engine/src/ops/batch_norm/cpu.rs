@@ -3,12 +3,13 @@
 //! Forward: statistics, then `y = f(x * scale + shift + residual)`. Backward: per-channel sums of `d = dy * f'` and `d * x`,
 //! then `dx = k1 * d + k2 * x + k3`. Rows are cut into chunks by shape; chunk results are merged in f64 in order. Values of channels have
 //! the type in which the elements are computed.
-use crate::cpu::activation::{ActivationFn, with_activation};
+use crate::cpu::activation::{ActivationFn, with_fused_activation};
 use crate::cpu::elementary::Elementary;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::cpu::stored::Stored;
 use crate::cpu::vectorized::vectorized;
 use crate::dtype::Real;
+use crate::scalar::activation::functions::Identity;
 use crate::{Activation, Element};
 use std::ops::Range;
 
@@ -63,11 +64,11 @@ pub fn apply<T: Stored>(
             // SAFETY: blocks do not overlap.
             let y = unsafe { out.slice(at.start, at.len()) };
             T::load(&x[at.clone()], |x| match residual {
-                None => T::store(y, |y| with_activation!(fused f, f => apply_rows(x, scale, shift, f, y))),
+                None => T::store(y, |y| with_fused_activation!(f, f => apply_rows(x, scale, shift, f, y))),
                 Some(r) => T::load(&r[at], |r| {
                     T::store(
                         y,
-                        |y| with_activation!(fused f, f => apply_rows_residual(x, r, scale, shift, f, y)),
+                        |y| with_fused_activation!(f, f => apply_rows_residual(x, r, scale, shift, f, y)),
                     )
                 }),
             });
@@ -77,7 +78,7 @@ pub fn apply<T: Stored>(
 
 /// [`apply`] without a residual to some rows, on the calling thread.
 pub fn apply_chunk<T: Elementary>(x: &[T], scale: &[T], shift: &[T], f: Activation, y: &mut [T]) {
-    with_activation!(fused f, f => apply_rows(x, scale, shift, f, y));
+    with_fused_activation!(f, f => apply_rows(x, scale, shift, f, y));
 }
 
 /// [`apply`] with a residual, for an activation whose derivative is 0 or 1. Bit `i % 8` of `mask[i / 8]` is set to the derivative
@@ -101,7 +102,7 @@ pub fn apply_masked<T: Stored>(
             T::load(&x[at.clone()], |x| {
                 T::load(&residual[at], |r| {
                     T::store(y, |y| {
-                        with_activation!(fused f, f => {
+                        with_fused_activation!(f, f => {
                             apply_rows_residual(x, r, scale, shift, f, y);
                             pack_derivatives(y, f, mask)
                         });
@@ -144,7 +145,7 @@ impl<T: Stored> BatchNormBackward<'_, T> {
             for at in blocks(chunk, self.scale.len()) {
                 T::load(&self.x[at.clone()], |x| {
                     T::load(&dy[at], |dy| {
-                        with_activation!(fused self.activation, f => {
+                        with_fused_activation!(self.activation, f => {
                             add_sums(x, dy, self.scale, self.shift, mean, f, sums, products)
                         });
                     });
@@ -166,7 +167,7 @@ impl<T: Stored> BatchNormBackward<'_, T> {
                 }
                 T::load(&self.x[at], |x| {
                     T::update(dx, |dx| {
-                        with_activation!(fused self.activation, f => {
+                        with_fused_activation!(self.activation, f => {
                             dx_rows(x, self.scale, self.shift, k1, k2, k3, f, dx)
                         });
                     });
@@ -193,14 +194,14 @@ impl<T: Stored> BatchNormBackward<'_, T> {
                 let (scale, shift) = (self.scale, self.shift);
                 T::load(&self.x[at.clone()], |x| {
                     T::update(d, |d| {
-                        with_activation!(fused self.activation, f => match self.derivative {
+                        with_fused_activation!(self.activation, f => match self.derivative {
                             DerivativeOperand::Input => activation_grad_rows(x, scale, shift, f, d),
                             DerivativeOperand::Residual(r) => {
                                 T::load(&r[at], |r| activation_grad_rows_residual(x, r, scale, shift, f, d))
                             }
                             DerivativeOperand::Mask(mask) => apply_mask(&mask[at.start / 8..], d),
                         });
-                        add_sums(x, d, scale, shift, mean, crate::cpu::activation::Identity, sums, products);
+                        add_sums(x, d, scale, shift, mean, Identity(0.0), sums, products);
                     });
                 });
             }

@@ -14,6 +14,7 @@ mod pool;
 
 use crate::autograd::{Derivative, Gradients, PendingTerm, Saved, Saves, is_grad_enabled, is_tracked, track};
 use crate::op::{Mismatch, check_device, check_parameters, compute_all, no_second_derivative};
+use crate::scalar::activation::is_fused;
 use crate::{Activation, Collective, DType, Device, Result, Tensor, shapes_only};
 use backward::{Backward, DerivativeSource};
 use channels::Channels;
@@ -105,7 +106,7 @@ impl Tensor {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        if !crate::cpu::activation::is_fused(activation) {
+        if !is_fused(activation) {
             let y = self.batch_norm_act_of(input, norm, Activation::Identity, residual)?;
             return y.activate(activation);
         }

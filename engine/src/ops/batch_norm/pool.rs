@@ -2,7 +2,6 @@
 use super::backward::Sums;
 use super::{Channels, NormInput, NormOperands, check};
 use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled, is_tracked, track};
-use crate::cpu::activation::is_fused;
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{
     CpuCall, Infos, Op, Spec, TensorInfo, composed_backward, compute_all, launch, no_second_derivative,
@@ -10,6 +9,7 @@ use crate::op::{
 use crate::ops::batch_norm::cuda::BatchNormBackward;
 use crate::ops::batch_norm::cuda::pool::{self as kernel, BatchNormPoolBackward};
 use crate::ops::pool::PoolShape;
+use crate::scalar::activation::is_fused;
 use crate::{Activation, ConvBatchNorm, DType, Device, Pool2dOptions, Result, Tensor};
 use std::sync::Arc;
 

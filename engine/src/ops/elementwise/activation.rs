@@ -1,9 +1,9 @@
 //! Activation functions as operations.
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
-use crate::cpu::activation::{SELU_ALPHA, SELU_SCALE};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::fuse::{Expression, expression};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, composed_backward, for_real};
+use crate::scalar::Scalar;
 use crate::{Activation, Result, Tensor, cpu};
 use std::sync::Arc;
 
@@ -121,39 +121,11 @@ impl Derivative for ActivationGradient {
             let of_dy = needs[1].then(|| saved.operand(0).activation_gradient(self.0, &g)).transpose()?;
             return Ok(vec![None, of_dy]);
         }
-        composed_backward(saved, &g, needs, |t| expression_of(self.0).gradient(0).apply(&[&t[0], &t[1]]))
+        composed_backward(saved, &g, needs, |t| gradient_expression(self.0).apply(&[&t[0], &t[1]]))
     }
 }
 
-/// An activation as an expression, which has derivatives of any order. Subgradients at kinks equal those of the kernels.
-fn expression_of(activation: Activation) -> Expression {
-    match activation {
-        Activation::Identity => expression(|[x]| x),
-        Activation::Relu => expression(|[x]| x.relu()),
-        Activation::Relu6 => expression(|[x]| x.greater(0.0).select(x.less(6.0).select(x, 6.0), 0.0)),
-        Activation::Silu => expression(|[x]| x.silu()),
-        Activation::Gelu => expression(|[x]| x.gelu()),
-        Activation::GeluTanh => expression(|[x]| {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            0.5 * x * (1.0 + inner.tanh())
-        }),
-        Activation::QuickGelu => expression(|[x]| x * (1.702 * x).sigmoid()),
-        Activation::HardSwish => {
-            expression(|[x]| x.greater(-3.0).select(x.less(3.0).select(x * (x + 3.0) / 6.0, x), 0.0))
-        }
-        Activation::HardSigmoid => {
-            expression(|[x]| x.greater(-3.0).select(x.less(3.0).select((x + 3.0) / 6.0, 1.0), 0.0))
-        }
-        Activation::Sigmoid => expression(|[x]| x.sigmoid()),
-        Activation::Mish => expression(|[x]| x * x.softplus().tanh()),
-        Activation::Tanh => expression(|[x]| x.tanh()),
-        Activation::LeakyRelu(negative_slope) => {
-            expression(|[x]| x.greater(0.0).select(x, negative_slope * x))
-        }
-        Activation::Elu(alpha) => expression(|[x]| x.greater(0.0).select(x, alpha * x.exp_m1())),
-        Activation::Softplus => expression(|[x]| x.softplus()),
-        Activation::Selu => expression(|[x]| SELU_SCALE * x.greater(0.0).select(x, SELU_ALPHA * x.exp_m1())),
-        Activation::HardTanh => expression(|[x]| x.greater(-1.0).select(x.less(1.0).select(x, 1.0), -1.0)),
-        Activation::Exp => expression(|[x]| x.exp()),
-    }
+/// `dy f'(x)` as an expression of x and dy, which has derivatives of any order.
+fn gradient_expression(activation: Activation) -> Expression {
+    expression(|[x, dy]| dy.times(activation.derivative(x, x.constant(activation.parameter()))))
 }

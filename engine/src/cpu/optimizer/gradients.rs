@@ -1,7 +1,7 @@
 //! Gradient norm, overflow check, loss scaling and gradient clipping, before the update rule runs.
-use super::optimizer::OptimizerParameter;
-use super::parallel::{DisjointSlice, for_each_task};
-use crate::ops::{GradClip, GradientRule, UpdateScalar};
+use super::parameter::OptimizerParameter;
+use crate::cpu::parallel::{DisjointSlice, for_each_task};
+use crate::fuse::{GradClip, GradientRule, UpdateScalar};
 
 /// Sums of squares of the unscaled gradients, before and after clipping by value or by unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
