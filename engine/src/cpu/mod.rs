@@ -8,21 +8,15 @@
     clippy::missing_safety_doc,
     reason = "a kernel is one unsafe function over raw pointers; its doc comment states their requirements"
 )]
-pub mod activation;
-pub mod add;
-pub mod binary;
 pub mod cast;
 pub(crate) mod fold;
-pub mod fuse;
 pub mod gemm;
 pub mod image;
 pub(crate) mod kernel;
-pub mod optimizer;
 pub mod parallel;
 pub mod scratch;
 pub mod simd;
 pub mod stored;
-pub mod unary;
 pub(crate) mod vectorized;
 
 pub use crate::host_memory as memory;

@@ -5,7 +5,7 @@
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
 pub(crate) mod dropout;
-mod elementwise;
+pub(crate) mod elementwise;
 mod fuse;
 #[cfg(test)]
 mod gpu_tests;
@@ -20,19 +20,17 @@ mod pack;
 pub(crate) mod pool;
 pub(crate) mod reduce;
 pub(crate) mod shape;
-mod update_state;
 
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv::Conv2dOptions;
 pub use dropout::MaskRng;
 pub use image::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use linear::AttentionMask;
-pub use optimizer::{UpdateOperands, update};
+pub use optimizer::{PendingUpdateStats, UpdateOperands, UpdateState, UpdateStats, update};
 pub use pack::pack;
 pub use pool::{GlobalPool, Pool2dOptions};
 #[cfg(test)]
 pub(crate) use shape::broadcast_steps;
-pub use update_state::{PendingUpdateStats, UpdateState, UpdateStats};
 
 use crate::DType;
 

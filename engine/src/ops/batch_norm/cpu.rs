@@ -3,12 +3,12 @@
 //! Forward: statistics, then `y = f(x * scale + shift + residual)`. Backward: per-channel sums of `d = dy * f'` and `d * x`,
 //! then `dx = k1 * d + k2 * x + k3`. Rows are cut into chunks by shape; chunk results are merged in f64 in order. Values of channels have
 //! the type in which the elements are computed.
-use crate::cpu::activation::{ActivationFn, with_fused_activation};
 use crate::cpu::elementary::Elementary;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
 use crate::cpu::stored::Stored;
 use crate::cpu::vectorized::vectorized;
 use crate::dtype::Real;
+use crate::ops::elementwise::cpu::activation::{ActivationFn, with_fused_activation};
 use crate::scalar::activation::functions::Identity;
 use crate::{Activation, Element};
 use std::ops::Range;

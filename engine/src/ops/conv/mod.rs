@@ -161,7 +161,7 @@ impl Op for Conv2d {
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
         cuda::forward(gpu, &self.s, x[0], x[1], y[0])?;
         match x.get(2) {
-            Some(bias) => crate::cuda::binary::add_to_rows(gpu, y[0], *bias),
+            Some(bias) => crate::ops::elementwise::cuda::binary::add_to_rows(gpu, y[0], *bias),
             None => Ok(()),
         }
     }

@@ -1,10 +1,12 @@
 //! Activation functions as operations.
+use super::cpu::activation as on_cpu;
+use super::cuda::activation as on_cuda;
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
-use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::fuse::{Expression, expression};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, composed_backward, for_real};
 use crate::scalar::Scalar;
-use crate::{Activation, Result, Tensor, cpu};
+use crate::{Activation, Result, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
@@ -66,11 +68,11 @@ impl Op for Activate {
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
-        for_real!(call, T => cpu::activation::forward::<T>(self.0, &call.x(0)?, &mut call.y(0)?))
+        for_real!(call, T => on_cpu::forward::<T>(self.0, &call.x(0)?, &mut call.y(0)?))
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::activation::forward(gpu, self.0, x[0], y[0])
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        on_cuda::forward(gpu, self.0, x[0], y[0])
     }
 }
 
@@ -99,11 +101,11 @@ impl Op for ActivationGradient {
     }
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
-        for_real!(call, T => cpu::activation::backward::<T>(self.0, &call.x(0)?, &call.x(1)?, &mut call.y(0)?))
+        for_real!(call, T => on_cpu::backward::<T>(self.0, &call.x(0)?, &call.x(1)?, &mut call.y(0)?))
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::activation::backward(gpu, self.0, x[0], x[1], y[0])
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        on_cuda::backward(gpu, self.0, x[0], x[1], y[0])
     }
 }
 

@@ -1,7 +1,9 @@
 //! Elementwise operations of two tensors, with broadcasting. Both operands have the same dtype: f32, f16, bf16, or f64 on the CPU.
+use super::cpu::add::add_assign;
+use super::cpu::binary::{self as on_cpu, BinaryFn, BroadcastLayout};
+use super::cuda::binary as on_cuda;
 use crate::autograd::{Gradients, Saved, Saves};
-use crate::cpu::binary::{self as cpu, BinaryFn, BroadcastLayout};
-use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{
     CpuCall, Formula, Infos, Op, Spec, TensorInfo, compute, for_real, launch, match_float, with_derivative,
 };
@@ -13,21 +15,21 @@ use std::sync::Arc;
 impl Tensor {
     /// `self + other`, broadcasting by NumPy's rule. f32, f16, bf16; f64 on the CPU.
     pub fn add(&self, other: &Tensor) -> Result<Tensor> {
-        self.binary::<cpu::Add>("add", other, nothing, |saved, dy, needs| {
+        self.binary::<on_cpu::Add>("add", other, nothing, |saved, dy, needs| {
             both(needs, || dy.sum_to(saved.shape(0)), || dy.sum_to(saved.shape(1)))
         })
     }
 
     /// `self - other`, broadcasting. f32, f16, bf16; f64 on the CPU.
     pub fn sub(&self, other: &Tensor) -> Result<Tensor> {
-        self.binary::<cpu::Sub>("sub", other, nothing, |saved, dy, needs| {
+        self.binary::<on_cpu::Sub>("sub", other, nothing, |saved, dy, needs| {
             both(needs, || dy.sum_to(saved.shape(0)), || dy.sum_to(saved.shape(1))?.neg())
         })
     }
 
     /// `self * other`, broadcasting. f32, f16, bf16; f64 on the CPU.
     pub fn mul(&self, other: &Tensor) -> Result<Tensor> {
-        self.binary::<cpu::Mul>("mul", other, factors, |saved, dy, needs| {
+        self.binary::<on_cpu::Mul>("mul", other, factors, |saved, dy, needs| {
             let of = |i: usize| dy.mul(saved.operand(1 - i))?.sum_to(saved.shape(i));
             both(needs, || of(0), || of(1))
         })
@@ -36,7 +38,7 @@ impl Tensor {
     /// `self / other`, broadcasting. f32, f16, bf16; f64 on the CPU.
     pub fn div(&self, other: &Tensor) -> Result<Tensor> {
         let saves = |needs: &[bool]| Saves::operands(&[1]).and_operand_if(needs[1], 0);
-        self.binary::<cpu::Div>("div", other, saves, |saved, dy, needs| {
+        self.binary::<on_cpu::Div>("div", other, saves, |saved, dy, needs| {
             let b = saved.operand(1);
             let over_b = dy.div(b)?;
             both(
@@ -49,19 +51,19 @@ impl Tensor {
 
     /// Elementwise maximum, broadcasting; a tie gives half of the gradient to each, as in PyTorch. f32, f16, bf16; f64 on the CPU.
     pub fn maximum(&self, other: &Tensor) -> Result<Tensor> {
-        self.extremum::<cpu::Maximum>("maximum", other, false)
+        self.extremum::<on_cpu::Maximum>("maximum", other, false)
     }
 
     /// Elementwise minimum, broadcasting; a tie gives half of the gradient to each, as in PyTorch. f32, f16, bf16; f64 on the CPU.
     pub fn minimum(&self, other: &Tensor) -> Result<Tensor> {
-        self.extremum::<cpu::Minimum>("minimum", other, true)
+        self.extremum::<on_cpu::Minimum>("minimum", other, true)
     }
 
     /// `self` to the power `other`, broadcasting; where the exponent needs a gradient the base must be positive. f32, f16, bf16; f64 on
     /// the CPU.
     pub fn pow(&self, other: &Tensor) -> Result<Tensor> {
         let saves = |_: &[bool]| Saves::operands(&[0, 1]).and_results(&[0]);
-        self.binary::<cpu::Pow>("pow", other, saves, |saved, dy, needs| {
+        self.binary::<on_cpu::Pow>("pow", other, saves, |saved, dy, needs| {
             let (a, b) = (saved.operand(0), saved.operand(1));
             both(
                 needs,
@@ -74,14 +76,14 @@ impl Tensor {
     /// 1 where the elements are equal, else 0, in the operands' dtype, broadcasting (PyTorch's `eq`). It has no gradient. f32, f16, bf16;
     /// f64 on the CPU.
     pub fn equal(&self, other: &Tensor) -> Result<Tensor> {
-        compute(&BinaryOp::<cpu::Equal>::new("equal", self, other)?, &[self, other])
+        compute(&BinaryOp::<on_cpu::Equal>::new("equal", self, other)?, &[self, other])
     }
 
     /// `self` where `mask` is not 0, else 0 (even where `self` is NaN), broadcasting. The mask has the dtype of `self`: f32, f16, bf16; f64
     /// on the CPU.
     pub fn masked(&self, mask: &Tensor) -> Result<Tensor> {
         let saves = |_: &[bool]| Saves::operands(&[1]);
-        self.binary::<cpu::Masked>("masked", &mask.detach(), saves, |saved, dy, _| {
+        self.binary::<on_cpu::Masked>("masked", &mask.detach(), saves, |saved, dy, _| {
             Ok(vec![Some(dy.masked(saved.operand(1))?.sum_to(saved.shape(0))?), None])
         })
     }
@@ -96,11 +98,9 @@ impl Tensor {
             return Err(Error::dtype("add", &operands, "f32, f16, bf16 or f64"));
         }
         if self.device() != Device::Cpu {
-            return launch("add", &operands, |gpu, of| {
-                cuda::binary::same_shape(gpu, "add", of[0], of[1], of[0])
-            });
+            return launch("add", &operands, |gpu, of| on_cuda::same_shape(gpu, "add", of[0], of[1], of[0]));
         }
-        match_float!(self.dtype(), T => crate::cpu::add::add_assign::<T>(&mut self.write()?, &other.read()?));
+        match_float!(self.dtype(), T => add_assign::<T>(&mut self.write()?, &other.read()?));
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl Tensor {
             let of = |i: usize| {
                 let (x, y) = (saved.operand(i).detach(), saved.operand(1 - i).detach());
                 let (hi, lo) = if smaller { (&y, &x) } else { (&x, &y) };
-                let chosen = compute(&BinaryOp::<cpu::Heaviside>::new(name, hi, lo)?, &[hi, lo])?;
+                let chosen = compute(&BinaryOp::<on_cpu::Heaviside>::new(name, hi, lo)?, &[hi, lo])?;
                 dy.mul(&chosen)?.sum_to(saved.shape(i))
             };
             both(needs, || of(0), || of(1))
@@ -178,11 +178,11 @@ impl<F: BinaryFn> Op for BinaryOp<F> {
 
     fn cpu(&self, call: &CpuCall) -> Result<()> {
         let layout = BroadcastLayout::new(&self.shape, &self.a_steps, &self.b_steps);
-        for_real!(call, T => cpu::forward::<T, F>(&layout, &call.x(0)?, &call.x(1)?, &mut call.y(0)?))
+        for_real!(call, T => on_cpu::forward::<T, F>(&layout, &call.x(0)?, &call.x(1)?, &mut call.y(0)?))
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
         let (a, b) = ((x[0], &self.a_steps[..]), (x[1], &self.b_steps[..]));
-        cuda::binary::forward(gpu, F::KERNEL, &self.shape, a, b, y[0])
+        on_cuda::forward(gpu, F::KERNEL, &self.shape, a, b, y[0])
     }
 }

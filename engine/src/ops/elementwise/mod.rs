@@ -1,4 +1,6 @@
 //! Elementwise operations.
 mod activation;
 mod binary;
+pub(crate) mod cpu;
+pub(crate) mod cuda;
 mod unary;

@@ -1,7 +1,8 @@
 //! Elementwise operations of one tensor; activations are in `activation.rs`. f32, f16, bf16; f64 on the CPU.
+use super::cpu::unary::{self, UnaryFn};
+use super::cuda::unary as on_cuda;
 use crate::autograd::{Saved, Saves};
-use crate::cpu::unary::{self, UnaryFn};
-use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Formula, Infos, Op, Spec, TensorInfo, compute, for_real, with_derivative};
 use crate::{Element, Result, Tensor};
 use std::marker::PhantomData;
@@ -122,7 +123,7 @@ impl<F: UnaryFn> Op for UnaryOp<F> {
         })
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::unary::forward(gpu, F::KERNEL, x[0], self.p, self.q, y[0])
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        on_cuda::forward(gpu, F::KERNEL, x[0], self.p, self.q, y[0])
     }
 }

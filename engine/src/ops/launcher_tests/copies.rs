@@ -1,7 +1,7 @@
 //! Fill and strided copies of every dtype.
 use super::{DeviceArray, gpu};
-use crate::cpu::binary::BroadcastLayout;
 use crate::cuda::copy;
+use crate::ops::elementwise::cpu::binary::BroadcastLayout;
 use crate::ops::shape::cpu as on_cpu;
 use crate::{DType, Shape};
 

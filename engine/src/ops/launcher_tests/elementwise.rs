@@ -1,12 +1,14 @@
 //! Unary and binary elementwise functions, activations, casts, dropout and image normalization.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cpu::binary::{self, BinaryFn, BroadcastLayout};
-use crate::cpu::unary::{self, UnaryFn};
-use crate::cuda::{activation, binary as launch, unary as one};
 use crate::ops::dropout::cuda as dropout;
+use crate::ops::elementwise::cpu::activation as on_cpu;
+use crate::ops::elementwise::cpu::binary::{self, BinaryFn, BroadcastLayout};
+use crate::ops::elementwise::cpu::unary::{self, UnaryFn};
+use crate::ops::elementwise::cuda::{activation, binary as launch, unary as one};
 use crate::ops::image::cuda::normalize;
+use crate::ops::shape::cuda::cast;
 use crate::random::{RngKey, RngStream};
-use crate::{Activation, DType, Shape, cpu};
+use crate::{Activation, DType, Shape};
 
 /// Lengths in whole packs, with a remainder, and longer than one iteration of a grid-stride loop.
 const LENGTHS: [usize; 4] = [1, 37, 256, 1_100_003];
@@ -85,10 +87,10 @@ fn activations_and_their_gradients_match_the_cpu() {
             let (y, dx) = (DeviceArray::empty(517, dtype), DeviceArray::empty(517, dtype));
             activation::forward(gpu(), f, x.slice(), y.slice()).expect("launches");
             let mut expected = vec![0.0; 517];
-            cpu::activation::forward(f, &x.values, &mut expected);
+            on_cpu::forward(f, &x.values, &mut expected);
             y.assert_close(&expected, &format!("{f:?}"));
             activation::backward(gpu(), f, x.slice(), dy.slice(), dx.slice()).expect("launches");
-            cpu::activation::backward(f, &x.values, &dy.values, &mut expected);
+            on_cpu::backward(f, &x.values, &dy.values, &mut expected);
             dx.assert_close(&expected, &format!("gradient of {f:?}"));
         }
     }
@@ -192,7 +194,7 @@ fn casts_round_truncate_and_saturate() {
             for len in [values.len(), 3 * values.len() + 16] {
                 let x = DeviceArray::new(values.iter().cycle().take(len).copied(), from);
                 let y = DeviceArray::new(vec![7.0; len], to);
-                one::cast(gpu(), x.slice(), y.slice()).expect("launches");
+                cast(gpu(), x.slice(), y.slice()).expect("launches");
                 let expected = DeviceArray::new(x.values.iter().copied(), to);
                 let same = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan());
                 let actual = y.to_host();

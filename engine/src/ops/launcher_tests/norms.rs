@@ -1,10 +1,10 @@
 //! Batch, group, layer and RMS norm.
 use super::{DeviceArray, FLOATS, gpu};
-use crate::cpu;
 use crate::ops::batch_norm::cuda::{
     self as batch_norm, BackwardFactors, BatchNormBackward, BatchNormParameters, DerivativeSource,
     PassBefore, RunningMomentum, SAVED_ROWS, mask_bytes,
 };
+use crate::ops::elementwise::cpu::activation;
 use crate::ops::norm::cpu::{GroupNorm, RowNorm};
 use crate::ops::norm::cuda::{group_norm, row_norm};
 use crate::{Activation, DType};
@@ -19,7 +19,7 @@ const ACTIVATIONS: [Activation; 5] =
 /// d = dy * f'(z), by the CPU's activation.
 fn activation_gradient(f: Activation, z: &[f64], dy: &[f64]) -> Vec<f64> {
     let mut d = vec![0.0; z.len()];
-    cpu::activation::backward(f, z, dy, &mut d);
+    activation::backward(f, z, dy, &mut d);
     d
 }
 
@@ -127,7 +127,7 @@ fn batch_norm_case(
     let r = |i: usize| residual.as_ref().map_or(0.0, |r| r.values[i]);
     let z: Vec<f64> = (0..len).map(|i| hat(i) * weight.values[i % c] + bias.values[i % c] + r(i)).collect();
     let mut expected = vec![0.0; len];
-    cpu::activation::forward(f, &z, &mut expected);
+    activation::forward(f, &z, &mut expected);
     y.assert_close(&expected, &what);
     let running = |old: &DeviceArray, new: &[f64], factor: f64| -> Vec<f64> {
         old.values.iter().zip(new).map(|(o, n)| 0.9 * o + 0.1 * n * factor).collect()

@@ -9,9 +9,10 @@ pub use attention::AttentionMask;
 
 use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled, is_tracked};
 use crate::cuda::cublaslt::{Epilogue, Gemm};
-use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult, activation as cuda_activation};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real, launch};
 use crate::ops::conv::cpu::has_bf16;
+use crate::ops::elementwise::cuda as elementwise;
 use crate::{Activation, Conv2dOptions, DType, Device, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
@@ -127,7 +128,7 @@ impl Op for Linear {
         let scratch = y.get(1).is_none().then(|| gpu.empty(y[0].len, y[0].dtype)).transpose()?;
         let z = scratch.as_ref().map_or_else(|| y[1], |scratch| scratch.as_slice(y[0].dtype));
         affine(gpu, &gemm, x, z)?;
-        cuda_activation::forward(gpu, self.activation, z, y[0])
+        elementwise::activation::forward(gpu, self.activation, z, y[0])
     }
 }
 
@@ -210,5 +211,5 @@ fn affine(gpu: &Arc<Gpu>, gemm: &Gemm, x: &[DeviceSlice], y: DeviceSlice) -> Cud
         return Ok(());
     }
     cuda::gemm(gpu, gemm, x[0], x[1], y)?;
-    crate::cuda::binary::add_to_rows(gpu, y, *bias)
+    elementwise::binary::add_to_rows(gpu, y, *bias)
 }

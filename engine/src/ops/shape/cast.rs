@@ -1,7 +1,8 @@
 //! Casts between dtypes, and the autocast cache of variables.
+use super::cuda as on_cuda;
 use crate::autograd::{AutogradMeta, Derivative, Gradients, Saved};
 use crate::cpu::{self, parallel::for_each_piece};
-use crate::cuda::{self, DeviceSlice, Gpu};
+use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any, with_derivative};
 use crate::{DType, Device, Error, Result, Tensor};
 use std::sync::Arc;
@@ -82,8 +83,8 @@ impl Op for Cast {
         })
     }
 
-    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::unary::cast(gpu, x[0], y[0])
+    fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> CudaResult<()> {
+        on_cuda::cast(gpu, x[0], y[0])
     }
 }
 

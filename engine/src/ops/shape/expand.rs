@@ -1,9 +1,9 @@
 //! Broadcasting to a shape, and its gradient, the sum over broadcast axes.
 use super::cpu;
 use crate::autograd::{Derivative, Gradients, Saved};
-use crate::cpu::binary::BroadcastLayout;
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any};
+use crate::ops::elementwise::cpu::binary::BroadcastLayout;
 use crate::{Error, IntoShape, Result, Shape, Tensor};
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@ mod block;
 mod cast;
 mod concat;
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 mod expand;
 mod flip;
 mod permute;

@@ -1,8 +1,8 @@
 //! Bias and activation after the GEMM of a fully connected layer, in one pass over rows.
 use crate::Activation;
-use crate::cpu::activation;
 use crate::cpu::elementary::Elementary;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::ops::elementwise::cpu::activation;
 
 /// Adds `bias` to each row of `y` in place, and applies ReLU if `relu` is set.
 pub fn add_bias<T: Elementary>(bias: Option<&[T]>, relu: bool, row_len: usize, y: &mut [T]) {

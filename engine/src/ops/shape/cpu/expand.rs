@@ -1,7 +1,7 @@
 //! Broadcast copy.
 use crate::Element;
-use crate::cpu::binary::BroadcastLayout;
 use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::ops::elementwise::cpu::binary::BroadcastLayout;
 
 /// Copies `x` to `y` with broadcasting. `x` is the first operand of `layout`.
 pub fn forward<T: Element>(layout: &BroadcastLayout, x: &[T], y: &mut [T]) {

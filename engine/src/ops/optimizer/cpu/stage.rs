@@ -1,11 +1,11 @@
 //! Execution of one stage of an update rule on one chunk of a parameter.
 use super::factors;
 use super::parameter::{ParameterArrays, read};
-use crate::cpu::fuse::blocks::{BLOCK, BlockOperands, BlockPlan, BlockTask, Location};
 use crate::cpu::parallel::DisjointSlice;
 use crate::fuse::formula::Symbol;
 use crate::fuse::graph::Node;
 use crate::fuse::stage::{Scope, Stage, Target};
+use crate::ops::fuse::cpu::blocks::{BLOCK, BlockOperands, BlockPlan, BlockTask, Location};
 use std::ops::Range;
 
 /// Register allocation and schedule of a stage.

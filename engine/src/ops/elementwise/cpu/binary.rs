@@ -1,6 +1,6 @@
 //! Elementwise functions of two tensors, with broadcasting.
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
-use super::vectorized::vectorized;
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::vectorized::vectorized;
 use crate::scalar::Elementary;
 pub use crate::scalar::function::{BinaryFn, binary::*};
 

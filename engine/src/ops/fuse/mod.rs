@@ -1,11 +1,14 @@
 //! Fused elementwise expressions as operations.
+pub(crate) mod cpu;
+mod cuda;
+
 use crate::autograd::{Derivative, Gradients, Saved, Saves, is_grad_enabled};
-use crate::cpu::fuse::{self as cpu, ProgramInput, ProgramOutput};
 use crate::dtype::{bf16, f16};
 use crate::fuse::{Broadcast, Expression, KernelOutput, KernelSignature, MAX_INPUTS, ProgramKernels};
 use crate::op::{check_device, launch, with_derivative};
 use crate::scalar::Elementary;
-use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, WriteGuard, cuda};
+use crate::{DType, Device, Element, Error, ReadGuard, Result, Shape, Tensor, WriteGuard};
+use cpu::{ProgramInput, ProgramOutput};
 
 const OP: &str = "fuse";
 
@@ -150,7 +153,7 @@ impl FusedCall {
     ) -> Result<Vec<Tensor>> {
         let (c, len, dtype) = (self.c, self.shape.numel(), self.inputs[0].dtype());
         let sums = signature.outputs.iter().filter(|output| **output == KernelOutput::Sums).count();
-        let partial_shape = Shape::new(&[cuda::fuse::num_partial_sums(len, c, dtype), sums, c])?;
+        let partial_shape = Shape::new(&[cuda::num_partial_sums(len, c, dtype), sums, c])?;
         let (elements, partial) = launch(OP, operands, |gpu, inputs| {
             let empty = |shape, dtype| Tensor::build_on(gpu, shape, dtype, |_| Ok(()));
             let mut elements = vec![];
@@ -164,7 +167,7 @@ impl FusedCall {
             let slices: Vec<_> = views.iter().map(|view| view.slice()).collect();
             let (outputs, of_partial) = slices.split_at(elements.len());
             let generated = kernels.generated(signature.clone());
-            cuda::fuse::run(gpu, &generated, (c, len), inputs, outputs, of_partial.first().copied())?;
+            cuda::run(gpu, &generated, (c, len), inputs, outputs, of_partial.first().copied())?;
             drop(views);
             Ok((elements, partial))
         })?;

@@ -6,12 +6,12 @@ mod loops;
 mod parameter;
 mod stage;
 
-use super::fuse::blocks::BLOCK;
-use super::parallel::{DisjointSlice, for_each_task};
-use super::scratch;
+use crate::cpu::parallel::{DisjointSlice, for_each_task};
+use crate::cpu::scratch;
 use crate::fuse::formula::Symbol;
 use crate::fuse::stage::{Stage, Target};
 use crate::fuse::{CpuLoop, GradClip, GradientRule, UpdateRule, UpdateScalar};
+use crate::ops::fuse::cpu::blocks::BLOCK;
 use parameter::ParameterArrays;
 pub(crate) use parameter::{LowPrecisionCopy, OptimizerParameter};
 use stage::{ChunkTask, StagePlan};

@@ -1,6 +1,6 @@
 //! Elementwise functions of one tensor with two scalar arguments.
-use super::parallel::for_each_piece;
-use super::vectorized::vectorized;
+use crate::cpu::parallel::for_each_piece;
+use crate::cpu::vectorized::vectorized;
 use crate::scalar::Elementary;
 pub use crate::scalar::function::{UnaryFn, unary::*};
 

@@ -1,7 +1,7 @@
 //! Binary elementwise functions with broadcasting (`kernels/cu/elementwise/binary.cu`).
-use super::strided_pair::{StridedPair, num_packs};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::Shape;
+use crate::cuda::strided_pair::{StridedPair, num_packs};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 
 /// `y = f(a, b)` with broadcasting. `f` is a kernel's name; each operand has a stride per axis of the result (0 along broadcast axes).
 /// Without broadcasting, `y` may be `a` or `b`.

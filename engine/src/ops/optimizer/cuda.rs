@@ -1,7 +1,7 @@
 //! Multi-tensor optimizer updates, one launch per stage (`kernels/cu/optimizer.cuh`, and the kernels generated for update rules).
-use super::launch::to_i32;
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
 use crate::DType;
+use crate::cuda::launch::to_i32;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
 use crate::fuse::formula::{MAX_MOMENTS, MAX_SHARED_SCALARS};
 use crate::fuse::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS, UpdateRule};
 use fornax_kernels::arguments::{

@@ -1,7 +1,7 @@
 //! Activations and their gradients (`kernels/cu/elementwise/activation.cu`).
-use super::strided_pair::num_packs;
-use super::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 use crate::Activation;
+use crate::cuda::strided_pair::num_packs;
+use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 
 /// `y = f(x)`; `y` may be `x`.
 pub(crate) fn forward(gpu: &Gpu, f: Activation, x: DeviceSlice, y: DeviceSlice) -> Result<()> {

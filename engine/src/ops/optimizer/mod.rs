@@ -1,11 +1,17 @@
 //! Optimizer updates of all parameters in one call. On a GPU an update is one launch that computes the gradient norm (with loss scaling or
 //! clipping), one for each stage of the rule that computes sums, and one that unscales, clips, updates, maintains the EMA and rounds in
 //! one pass.
-use super::update_state::UpdateState;
-use crate::cuda::optimizer::ParameterUpdate;
+mod cpu;
+mod cuda;
+mod state;
+
+pub use state::{PendingUpdateStats, UpdateState, UpdateStats};
+
+use crate::cuda::{Gpu, Result as CudaResult};
 use crate::fuse::{ChunkLayout, GradClip, UpdateRule};
 use crate::op::{check_device, launch};
-use crate::{DType, Device, Error, Result, Tensor, cpu, cuda};
+use crate::{DType, Device, Error, Result, Tensor};
+use cuda::ParameterUpdate;
 
 /// Tensors and options of one parameter in an optimizer update. All tensors are f32 and have the shape of the weights, except where
 /// stated.
@@ -136,12 +142,12 @@ fn check(rule: &UpdateRule, parameter: &UpdateOperands) -> Result<()> {
 }
 
 fn update_on_gpu(
-    gpu: &std::sync::Arc<cuda::Gpu>,
+    gpu: &std::sync::Arc<Gpu>,
     rule: &UpdateRule,
     parameters: &[UpdateOperands],
     copies: &[Option<Tensor>],
     state: &UpdateState,
-) -> cuda::Result<()> {
+) -> CudaResult<()> {
     let views: Vec<Vec<_>> =
         parameters.iter().map(|p| p.tensors().map(|(_, t)| t.device_view()).collect()).collect();
     let copy_views: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Tensor::device_view)).collect();
@@ -174,12 +180,9 @@ fn update_on_gpu(
     parameters.iter().for_each(|p| p.weights.bump_version());
     let (scalars, updates) = (state.scalars().device_view(), state.updates().device_view());
     let ticket = state.ticket().device_view();
-    let device_state = cuda::optimizer::OptimizerState {
-        scalars: scalars.slice(),
-        step: updates.slice(),
-        ticket: ticket.slice(),
-    };
-    cuda::optimizer::update(gpu, rule, &tables, state.rule(), &device_state)
+    let device_state =
+        cuda::OptimizerState { scalars: scalars.slice(), step: updates.slice(), ticket: ticket.slice() };
+    cuda::update(gpu, rule, &tables, state.rule(), &device_state)
 }
 
 fn update_on_cpu(
@@ -188,7 +191,7 @@ fn update_on_cpu(
     copies: &[Option<Tensor>],
     state: &UpdateState,
 ) -> Result<()> {
-    use cpu::optimizer::{LowPrecisionCopy, OptimizerParameter};
+    use cpu::{LowPrecisionCopy, OptimizerParameter};
     let gradients = parameters.iter().map(|p| p.gradient.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
     let gradients = gradients.iter().map(Tensor::read::<f32>).collect::<Result<Vec<_>>>()?;
     let mut weights = parameters.iter().map(|p| p.weights.write::<f32>()).collect::<Result<Vec<_>>>()?;
@@ -234,6 +237,6 @@ fn update_on_cpu(
         });
     }
     let (mut scalars, mut updates) = (state.scalars().write::<f32>()?, state.updates().write::<i64>()?);
-    cpu::optimizer::update(rule, &mut all, state.rule(), &mut scalars, &mut updates[0]);
+    cpu::update(rule, &mut all, state.rule(), &mut scalars, &mut updates[0]);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Activations and their derivatives, elementwise, as compiled loops over the formulas of `scalar`.
-use super::parallel::for_each_piece;
-use super::vectorized::vectorized;
 use crate::Activation;
+use crate::cpu::parallel::for_each_piece;
+use crate::cpu::vectorized::vectorized;
 use crate::scalar::Elementary;
 pub(crate) use crate::scalar::activation::ActivationFn;
 use crate::scalar::activation_rows;

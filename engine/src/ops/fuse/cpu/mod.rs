@@ -2,8 +2,8 @@
 pub(crate) mod blocks;
 mod functions;
 
-use super::parallel::{DisjointSlice, GRAIN, for_each_task};
-use super::scratch;
+use crate::cpu::parallel::{DisjointSlice, GRAIN, for_each_task};
+use crate::cpu::scratch;
 use crate::dtype::{as_f32, as_f32_mut, bf16, f16};
 use crate::fuse::graph::{Node, Program};
 use crate::scalar::Elementary;

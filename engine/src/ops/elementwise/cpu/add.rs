@@ -1,7 +1,7 @@
 //! In-place addition, for accumulating gradients.
-use super::parallel::for_each_piece;
-use super::stored::Stored;
-use super::vectorized::vectorized;
+use crate::cpu::parallel::for_each_piece;
+use crate::cpu::stored::Stored;
+use crate::cpu::vectorized::vectorized;
 use crate::dtype::Real;
 
 /// Elements that are widened at a time, if they are f16 or bf16.

@@ -1,8 +1,8 @@
 //! Generated pointwise kernels; they include `kernels/cu/fuse.cuh`.
-use super::channels::Chunks;
-use super::strided_pair::num_packs;
-use super::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, int};
 use crate::DType;
+use crate::cuda::channels::Chunks;
+use crate::cuda::strided_pair::num_packs;
+use crate::cuda::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, int};
 use crate::fuse::GeneratedKernel;
 use fornax_kernels::KernelSource;
 

@@ -1,0 +1,4 @@
+//! Launchers of elementwise operations.
+pub(crate) mod activation;
+pub(crate) mod binary;
+pub(crate) mod unary;
