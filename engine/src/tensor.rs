@@ -51,7 +51,9 @@ impl Tensor {
         {
             // Filled on the device: a captured CUDA graph contains no copies from the host.
             return Gpu::get(ordinal)
-                .and_then(|gpu| Tensor::build_on(&gpu, shape, dtype, |y| cuda::copy::fill(&gpu, y, value)))
+                .and_then(|gpu| {
+                    Tensor::build_on(&gpu, shape, dtype, |y| cuda::memory::copy::fill(&gpu, y, value))
+                })
                 .map_err(|e| e.with_op_context("full", *device, &[]));
         }
         crate::dtype::dispatch_any!(dtype, T => Tensor::build(shape, |out: &mut [T]| out.fill(T::from_f64(value))))?

@@ -1,16 +1,17 @@
 //! GPU: its CUDA context, compute stream, loaded kernels and properties.
-use super::allocator::DeviceMemory;
-use super::capture_lock::{CaptureLock, StreamAccess};
-use super::channels::TICKETS;
-use super::communication::Communication;
-use super::constants::ConstantTables;
 use super::cublaslt::CublasLt;
 use super::cudnn::{ConvEngineOptions, ConvPlanChoice, ConvPlanRecord, Cudnn, GpuKind};
-use super::pinned::PinnedPool;
-use super::profile::KernelProfiler;
-use super::staging::StagingPool;
+use super::launch::channels::TICKETS;
+use super::memory::allocator::DeviceMemory;
+use super::memory::constants::ConstantTables;
+use super::memory::pinned::PinnedPool;
+use super::memory::staging::StagingPool;
+use super::stream::capture_lock::{CaptureLock, StreamAccess};
+use super::stream::communication::Communication;
+use super::stream::profile::KernelProfiler;
 use super::{
-    CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules, versions,
+    CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules,
+    library::versions,
 };
 use crate::host_memory::MemoryStats;
 use crate::{DType, Device};

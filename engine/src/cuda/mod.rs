@@ -7,44 +7,26 @@ pub mod cublaslt;
 pub mod cudnn;
 pub mod nccl;
 
-mod allocator;
-mod arena;
-pub(crate) mod arguments;
-mod async_copy;
-mod capture_lock;
-pub(crate) mod channels;
-mod communication;
-mod compilation;
-mod constants;
 mod context;
-pub(crate) mod copy;
 mod device;
 mod error;
-mod graph;
 pub(crate) mod launch;
 mod library;
-mod library_info;
-mod memory;
-mod pinned;
-mod profile;
-mod staging;
-mod stream_event;
-pub(crate) mod strided_pair;
-mod timing_event;
-mod versions;
+pub(crate) mod memory;
+pub(crate) mod stream;
 
-pub use async_copy::{PendingRead, PendingUpload, upload};
-pub use compilation::compile_in_background;
 pub use context::{
     GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
     set_conv_engine_options, use_stored_conv_plans,
 };
-pub use graph::CudaGraph;
+pub use launch::compilation::compile_in_background;
+pub use library::info::{LibraryInfo, libraries};
 pub use library::{LibraryError, WorkspaceAllocator};
-pub use library_info::{LibraryInfo, libraries};
+pub use memory::async_copy::{PendingRead, PendingUpload, upload};
+pub use memory::pinned::pinned_tensor;
 pub use memory::{device_pointer, record_stream};
-pub use pinned::pinned_tensor;
-pub use profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
+pub use stream::graph::CudaGraph;
+pub use stream::profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;

@@ -1,6 +1,6 @@
 //! Functions of libcudnn used by the engine.
+use crate::cuda::library::versions::check_library;
 use crate::cuda::library::{LibraryError, c_functions, open};
-use crate::cuda::versions::check_library;
 use cudarc::cudnn::sys;
 use cudarc::driver::DriverError;
 use std::ffi::{c_char, c_void};

@@ -1,7 +1,7 @@
 //! Timing of work on a stream.
 use super::api::driver_error;
 use crate::cuda::library::LibraryError;
-use crate::cuda::timing_event::TimingEvent;
+use crate::cuda::stream::timing_event::TimingEvent;
 use cudarc::driver::sys::CUstream;
 
 /// Timings of a candidate, of which the median counts.

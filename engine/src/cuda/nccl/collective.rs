@@ -1,7 +1,7 @@
 //! Process group of GPUs: NCCL's operations on tensors, ordered with the compute stream, under a watchdog.
 use super::communicator::{Buffers, Communicator, UniqueId};
 use crate::collective::{check_reduction, gathered_shape};
-use crate::cuda::stream_event::StreamEvent;
+use crate::cuda::stream::stream_event::StreamEvent;
 use crate::cuda::{CudaError, Gpu, StreamKind, record_stream};
 use crate::{Collective, DType, Device, Error, PendingCollective, Reduction, Result, Tensor};
 use cudarc::driver::result::DriverError;

@@ -1,7 +1,7 @@
 //! Generated pointwise kernels; they include `kernels/cu/fuse.cuh`.
 use crate::DType;
-use crate::cuda::channels::Chunks;
-use crate::cuda::strided_pair::num_packs;
+use crate::cuda::launch::channels::Chunks;
+use crate::cuda::launch::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, KernelArg, LaunchConfig, Result, int};
 use crate::fuse::GeneratedKernel;
 use fornax_kernels::KernelSource;

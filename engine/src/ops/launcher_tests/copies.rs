@@ -1,6 +1,6 @@
 //! Fill and strided copies of every dtype.
 use super::{DeviceArray, gpu};
-use crate::cuda::copy;
+use crate::cuda::memory::copy;
 use crate::ops::elementwise::cpu::binary::BroadcastLayout;
 use crate::ops::shape::cpu as on_cpu;
 use crate::{DType, Shape};

@@ -1,6 +1,6 @@
 //! Copies of many tensors in one (`kernels/cu/pack/pack.cu`).
-use crate::cuda::arguments::element_format;
-use crate::cuda::channels::THREADS;
+use crate::cuda::launch::arguments::element_format;
+use crate::cuda::launch::channels::THREADS;
 use crate::cuda::launch::to_i32;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use fornax_kernels::ByValue;

@@ -82,7 +82,7 @@ impl Op for Block {
 
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
         let Block { whole, at, shape } = self;
-        cuda::copy::copy_block(gpu, (x[0], whole, at), (y[0], shape, &self.start()), shape)
+        cuda::memory::copy::copy_block(gpu, (x[0], whole, at), (y[0], shape, &self.start()), shape)
     }
 }
 
@@ -118,8 +118,8 @@ impl Op for Pad {
 
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
         let Block { whole, at, shape } = &self.block;
-        cuda::copy::fill(gpu, y[0], self.value)?;
-        cuda::copy::copy_block(gpu, (x[0], shape, &self.block.start()), (y[0], whole, at), shape)
+        cuda::memory::copy::fill(gpu, y[0], self.value)?;
+        cuda::memory::copy::copy_block(gpu, (x[0], shape, &self.block.start()), (y[0], whole, at), shape)
     }
 }
 

@@ -68,7 +68,7 @@ impl Op for Concat {
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
         let shape = self.shape().expect("the result has it");
         for ((part, at), x) in self.placed().zip(x) {
-            cuda::copy::copy_block(gpu, (*x, part, &vec![0; at.len()]), (y[0], &shape, &at), part)?;
+            cuda::memory::copy::copy_block(gpu, (*x, part, &vec![0; at.len()]), (y[0], &shape, &at), part)?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! Launchers of shape operations that are more than copies.
-use crate::cuda::strided_pair::num_packs;
+use crate::cuda::launch::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 
 /// `y = x`, converted to y's dtype, which must differ from x's (`kernels/cu/elementwise/cast.cu`).

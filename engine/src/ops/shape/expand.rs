@@ -62,7 +62,7 @@ impl Op for Expand {
     }
 
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::copy::expand(gpu, x[0], &self.steps, &self.shape, y[0])
+        cuda::memory::copy::expand(gpu, x[0], &self.steps, &self.shape, y[0])
     }
 }
 

@@ -39,7 +39,7 @@ impl Op for Flip {
     }
 
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::copy::flip(gpu, x[0], &self.shape, self.axis, y[0])
+        cuda::memory::copy::flip(gpu, x[0], &self.shape, self.axis, y[0])
     }
 }
 

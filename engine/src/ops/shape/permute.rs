@@ -73,7 +73,7 @@ impl Op for Permute {
     }
 
     fn cuda(&self, gpu: &Arc<Gpu>, x: &[DeviceSlice], y: &[DeviceSlice]) -> cuda::Result<()> {
-        cuda::copy::permute(gpu, x[0], &self.from, &self.axes, y[0])
+        cuda::memory::copy::permute(gpu, x[0], &self.from, &self.axes, y[0])
     }
 }
 

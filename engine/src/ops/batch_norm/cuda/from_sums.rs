@@ -1,7 +1,7 @@
 //! Batch norm statistics from the sums of a fused convolution (`kernels/cu/batch_norm/conv_norm.cu`).
 use super::{BatchNormParameters, RunningMomentum};
 use crate::DType;
-use crate::cuda::channels::{TICKETS, merge_chunks};
+use crate::cuda::launch::channels::{TICKETS, merge_chunks};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use fornax_kernels::arguments::{ConvNorm, ConvNorms};
 use fornax_kernels::{Address, ByValue};

@@ -5,8 +5,8 @@ pub(crate) mod pair;
 pub(crate) mod pool;
 pub(crate) mod ranks;
 
-use crate::cuda::arguments::element_format;
-use crate::cuda::channels::{Chunks, THREADS, TICKETS};
+use crate::cuda::launch::arguments::element_format;
+use crate::cuda::launch::channels::{Chunks, THREADS, TICKETS};
 use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{Activation, DType};
 pub(crate) use fornax_kernels::arguments::BackwardFactors;

@@ -1,6 +1,6 @@
 //! ReLU of the sum of two batch norms (`kernels/cu/batch_norm/batch_norm_pair.cu`).
 use super::{BackwardFactors, PartialResults, mask_bytes};
-use crate::cuda::channels::Chunks;
+use crate::cuda::launch::channels::Chunks;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use std::sync::Arc;
 

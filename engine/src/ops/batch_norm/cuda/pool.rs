@@ -1,7 +1,7 @@
 //! Batch norm, activation and max pooling in one pass each way (`kernels/cu/batch_norm/batch_norm_pool.cu`).
 use super::{BatchNormBackward, PartialResults, PassBefore, activation_code};
 use crate::Activation;
-use crate::cuda::channels::{Chunks, pixel_grid};
+use crate::cuda::launch::channels::{Chunks, pixel_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::ops::pool::PoolShape;
 use crate::ops::pool::cuda::geometry;

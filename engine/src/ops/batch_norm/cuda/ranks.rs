@@ -1,6 +1,6 @@
 //! Batch norm with the statistics of all ranks (`kernels/cu/batch_norm/sync_norm.cu`).
 use super::{BatchNormParameters, RunningMomentum};
-use crate::cuda::channels::THREADS;
+use crate::cuda::launch::channels::THREADS;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 
 /// Merges the `moments` of all ranks, `[ranks, 2 c + 1]` ([`super::moments`]), into `saved` and the running statistics;

@@ -1,5 +1,5 @@
 //! Depthwise convolution (`kernels/cu/conv/depthwise.cu`).
-use crate::cuda::channels::{THREADS, merge_grid};
+use crate::cuda::launch::channels::{THREADS, merge_grid};
 use crate::cuda::launch::{grid_extent, to_i32, to_i32s};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{ConvShape, DType};

@@ -1,6 +1,6 @@
 //! Data gradient of a 1x1 convolution fused with the backward sums of the batch norms before it
 //! (`kernels/cu/batch_norm/pointwise_data_gradient.cu`).
-use crate::cuda::channels::Chunks;
+use crate::cuda::launch::channels::Chunks;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::ops::batch_norm::cuda::pair::BatchNormPair;
 use crate::ops::batch_norm::cuda::{BackwardFactors, BatchNormBackward, DerivativeSource, PartialResults};

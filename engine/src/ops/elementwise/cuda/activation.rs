@@ -1,6 +1,6 @@
 //! Activations and their gradients (`kernels/cu/elementwise/activation.cu`).
 use crate::Activation;
-use crate::cuda::strided_pair::num_packs;
+use crate::cuda::launch::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 
 /// `y = f(x)`; `y` may be `x`.

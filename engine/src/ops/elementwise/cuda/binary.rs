@@ -1,6 +1,6 @@
 //! Binary elementwise functions with broadcasting (`kernels/cu/elementwise/binary.cu`).
 use crate::Shape;
-use crate::cuda::strided_pair::{StridedPair, num_packs};
+use crate::cuda::launch::strided_pair::{StridedPair, num_packs};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 
 /// `y = f(a, b)` with broadcasting. `f` is a kernel's name; each operand has a stride per axis of the result (0 along broadcast axes).

@@ -1,5 +1,5 @@
 //! Unary elementwise functions with up to two scalar parameters (`kernels/cu/elementwise/unary.cu`).
-use crate::cuda::strided_pair::num_packs;
+use crate::cuda::launch::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args};
 
 /// `y = f(x, p, q)`, where `f` is a kernel's name; `y` may be `x`.

@@ -1,6 +1,6 @@
 //! Separable resampling of images (`kernels/cu/image/interpolate.cu`), with the same weight tables as on the CPU.
 use crate::DType;
-use crate::cuda::channels::pixel_grid;
+use crate::cuda::launch::channels::pixel_grid;
 use crate::cuda::launch::{to_i32, to_i32s};
 use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Kernel, Result, args};
 use crate::resampling::Resampling;

@@ -1,6 +1,6 @@
 //! Normalization of u8 images (`kernels/cu/image/normalize.cu`).
 use crate::DType;
-use crate::cuda::strided_pair::num_packs;
+use crate::cuda::launch::strided_pair::num_packs;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use fornax_kernels::arguments::{INLINE_CHANNELS, InlineMeanStd};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Softmax cross entropy against class indices (`kernels/cu/loss/cross_entropy.cu`).
 use crate::DType;
-use crate::cuda::channels::{THREADS, is_long, row_grid};
+use crate::cuda::launch::channels::{THREADS, is_long, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use std::sync::Arc;
 

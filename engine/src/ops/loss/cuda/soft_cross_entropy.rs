@@ -1,7 +1,7 @@
 //! Soft-target and binary cross entropy (`kernels/cu/loss/soft_cross_entropy.cu`). The binary loss and its gradient are scalars of x's dtype.
 use super::cross_entropy::{TopKCounts, mean_loss};
 use crate::DType;
-use crate::cuda::channels::{THREADS, is_long, pack, row_grid};
+use crate::cuda::launch::channels::{THREADS, is_long, pack, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Group norm (`kernels/cu/norm/group_norm.cu`).
 use super::row_norm::is_f32;
 use crate::DType;
-use crate::cuda::channels::{Chunks, THREADS, merge_grid};
+use crate::cuda::launch::channels::{Chunks, THREADS, merge_grid};
 use crate::cuda::launch::to_i32;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args};
 use crate::ops::norm::cpu::GroupNorm;

@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm (`kernels/cu/norm/row_norm.cu`).
 use crate::DType;
-use crate::cuda::channels::{Chunks, is_long, merge_grid, row_grid};
+use crate::cuda::launch::channels::{Chunks, is_long, merge_grid, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, Result, args, int};
 use crate::ops::norm::cpu::RowNorm;
 use std::sync::Arc;

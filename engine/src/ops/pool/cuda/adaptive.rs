@@ -1,6 +1,6 @@
 //! Adaptive average and max pooling (`kernels/cu/pool/adaptive_pool.cu`).
 use crate::DType;
-use crate::cuda::channels::{grid, pack, pixel_grid};
+use crate::cuda::launch::channels::{grid, pack, pixel_grid};
 use crate::cuda::launch::{to_i32, to_i32s};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, int};
 use crate::ops::pool::AdaptivePool;

@@ -1,5 +1,5 @@
 //! Max and average pooling (`kernels/cu/pool/pool.cu`).
-use crate::cuda::channels::pixel_grid;
+use crate::cuda::launch::channels::pixel_grid;
 use crate::cuda::launch::{to_i32, to_i32s};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, Result, args};
 use crate::ops::pool::PoolShape;

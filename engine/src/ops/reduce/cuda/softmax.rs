@@ -1,5 +1,5 @@
 //! Softmax and log-softmax of rows (`kernels/cu/reduce/softmax.cu`).
-use crate::cuda::channels::{is_long, row_grid};
+use crate::cuda::launch::channels::{is_long, row_grid};
 use crate::cuda::{DeviceSlice, Gpu, Kernel, Result, args, int};
 
 /// `y = softmax(x)`, or log-softmax, of consecutive rows of `n` elements.

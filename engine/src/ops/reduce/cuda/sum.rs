@@ -1,7 +1,7 @@
 //! Sums over an axis (`kernels/cu/reduce/reduce.cu`): in one launch, or, depending on the shape, in two with f32 sums of chunks between them.
 use crate::DType;
-use crate::cuda::channels::{THREADS, is_long, row_grid};
-use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, copy, int};
+use crate::cuda::launch::channels::{THREADS, is_long, row_grid};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, LaunchConfig, Result, args, int, memory::copy};
 use std::sync::Arc;
 
 /// `y[o, i] = factor * sum over j of x[o, j, i]`, for x `[outer, n, inner]`. x and y have one dtype, or one is f32 and the other f16 or

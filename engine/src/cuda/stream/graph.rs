@@ -1,7 +1,7 @@
 //! CUDA graphs: the work of a region, captured once and replayed by one call.
-use super::allocator::GraphMemory;
-use super::communication::CapturedGroup;
-use super::{CudaError, Gpu};
+use crate::cuda::memory::allocator::GraphMemory;
+use crate::cuda::stream::communication::CapturedGroup;
+use crate::cuda::{CudaError, Gpu};
 use crate::{Device, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUgraphExec, CUgraphInstantiate_flags, CUstreamCaptureMode};

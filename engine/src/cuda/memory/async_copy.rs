@@ -1,8 +1,8 @@
 //! Copies between host and device that the host does not wait for: uploads on the copy stream, concurrent with the compute stream, and
 //! reads of results.
-use super::pinned::PinnedBuffer;
-use super::stream_event::StreamEvent;
-use super::{CudaError, Gpu, Result, StreamKind, pinned_tensor, record_stream};
+use crate::cuda::memory::pinned::PinnedBuffer;
+use crate::cuda::stream::stream_event::StreamEvent;
+use crate::cuda::{CudaError, Gpu, Result, StreamKind, pinned_tensor, record_stream};
 use crate::{Device, Element, Shape, Tensor};
 use cudarc::driver::CudaStream;
 use cudarc::driver::result;

@@ -3,6 +3,9 @@
 //! cudarc's loader panics if a library is missing, and its bindings return statuses as Rust enums, in which a value of a newer library
 //! would be undefined behaviour. Libraries whose calls may fail in ordinary use are therefore bound here, with cudarc's constants and
 //! statuses as integers.
+pub(crate) mod info;
+pub(crate) mod versions;
+
 use cudarc::driver::sys::CUdeviceptr;
 use libloading::Library;
 use std::error::Error;
@@ -101,7 +104,7 @@ pub(crate) fn open(
 }
 
 /// Writes a warning to stderr. A closed stderr does not end the program.
-pub(super) fn warn(text: std::fmt::Arguments) {
+pub(in crate::cuda) fn warn(text: std::fmt::Arguments) {
     writeln!(std::io::stderr().lock(), "warning: {text}").ok();
 }
 
@@ -114,8 +117,8 @@ pub(crate) fn loader_message(error: &libloading::Error) -> String {
 macro_rules! c_functions {
     ($(#[$meta:meta])* struct $name:ident { $($field:ident = $symbol:ident($($arg:ty),*) $(-> $result:ty)?;)* }) => {
         $(#[$meta])*
-        pub(super) struct $name {
-            $(pub(super) $field: unsafe extern "C" fn($($arg),*) $(-> $result)?,)*
+        pub(in crate::cuda) struct $name {
+            $(pub(in crate::cuda) $field: unsafe extern "C" fn($($arg),*) $(-> $result)?,)*
         }
 
         impl $name {
@@ -156,7 +159,7 @@ mod tests {
             struct Unknown { nothing = fornax_has_no_such_function() -> i32; }
         }
 
-        pub(super) fn absolute(of: i32) -> i32 {
+        pub(in crate::cuda) fn absolute(of: i32) -> i32 {
             let known = Known::bind(open("C", &["libc.so.6"], REMEDY).unwrap(), "C", REMEDY).unwrap();
             // SAFETY: the types are those of the C library.
             unsafe {
@@ -165,7 +168,7 @@ mod tests {
             }
         }
 
-        pub(super) fn unknown() -> Result<(), LibraryError> {
+        pub(in crate::cuda) fn unknown() -> Result<(), LibraryError> {
             Unknown::bind(open("C", &["libc.so.6"], REMEDY)?, "C", REMEDY).map(|unknown| {
                 // SAFETY: never reached.
                 unsafe { (unknown.nothing)() };

@@ -1,9 +1,14 @@
 //! Kernel launches with checked arguments. The kernels of one dtype of a module are compiled, if necessary, and loaded at their first use,
 //! which may be in a capture; a kernel's handle is looked up once per device.
-use super::capture_lock::relaxed_capture;
-use super::versions::has_parameter_info;
-use super::{CudaError, DeviceSlice, Gpu, Result};
+pub(crate) mod arguments;
+pub(crate) mod channels;
+pub(crate) mod compilation;
+pub(crate) mod strided_pair;
+
 use crate::DType;
+use crate::cuda::library::versions::has_parameter_info;
+use crate::cuda::stream::capture_lock::relaxed_capture;
+use crate::cuda::{CudaError, DeviceSlice, Gpu, Result};
 use cudarc::driver::sys::{
     CUfunction, CUresult, cuFuncGetParamInfo, cuOccupancyMaxActiveBlocksPerMultiprocessor,
 };
@@ -195,7 +200,7 @@ pub(crate) use args;
 
 /// Kernel modules loaded on a device, and the kernels that were launched.
 #[derive(Default)]
-pub(super) struct KernelModules(Mutex<LoadedKernels>);
+pub(in crate::cuda) struct KernelModules(Mutex<LoadedKernels>);
 
 #[derive(Default)]
 struct LoadedKernels {

@@ -4,12 +4,12 @@ use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream, culib};
 use std::sync::OnceLock;
 
 /// Event with a time stamp.
-pub(super) struct TimingEvent(CUevent);
+pub(in crate::cuda) struct TimingEvent(CUevent);
 // SAFETY: an event is a handle that any thread may use.
 unsafe impl Send for TimingEvent {}
 
 impl TimingEvent {
-    pub(super) fn new() -> Result<TimingEvent, DriverError> {
+    pub(in crate::cuda) fn new() -> Result<TimingEvent, DriverError> {
         event::create(CUevent_flags::CU_EVENT_DEFAULT).map(TimingEvent)
     }
 
@@ -17,13 +17,13 @@ impl TimingEvent {
     ///
     /// # Safety
     /// The stream must be alive, and of the current context.
-    pub(super) unsafe fn record(&self, stream: CUstream) -> Result<(), DriverError> {
+    pub(in crate::cuda) unsafe fn record(&self, stream: CUstream) -> Result<(), DriverError> {
         // SAFETY: the event is alive; the caller guarantees the stream.
         unsafe { event::record(self.0, stream) }
     }
 
     /// Waits for both events and returns the milliseconds from `start` to this one.
-    pub(super) fn milliseconds_since(&self, start: &TimingEvent) -> Result<f32, DriverError> {
+    pub(in crate::cuda) fn milliseconds_since(&self, start: &TimingEvent) -> Result<f32, DriverError> {
         let mut milliseconds = 0.0;
         // SAFETY: both events are alive, and the pointer is to a local.
         unsafe {

@@ -1,12 +1,12 @@
 //! Asynchronous copies between host and device through pinned memory.
-use super::{CudaError, DeviceSlice, Gpu, Result};
+use crate::cuda::{CudaError, DeviceSlice, Gpu, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUevent, CUevent_flags};
 use std::sync::Mutex;
 
 /// Pinned blocks of a device, each with an event that completes with its last copy.
 #[derive(Default)]
-pub(super) struct StagingPool(Mutex<Vec<PinnedBlock>>);
+pub(in crate::cuda) struct StagingPool(Mutex<Vec<PinnedBlock>>);
 
 /// Bytes per block: large enough for the full copy bandwidth, small enough to keep a few.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -62,7 +62,7 @@ impl Gpu {
     }
 
     /// Returns an error while this thread captures a graph: a replay would repeat the copy from or to memory that is reused.
-    pub(super) fn check_copies_are_possible(&self) -> Result<()> {
+    pub(in crate::cuda) fn check_copies_are_possible(&self) -> Result<()> {
         match self.capture_lock.is_capturing() {
             true => Err(CudaError::new(
                 "copies between host and device cannot be captured in a CUDA graph: make them before or after the capture",

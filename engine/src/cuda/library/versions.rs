@@ -1,5 +1,5 @@
 //! Versions that must fit: the driver's CUDA, the libraries', and the device's architecture.
-use super::{CudaError, GpuInfo, LibraryError, Result};
+use crate::cuda::{CudaError, GpuInfo, LibraryError, Result};
 use fornax_kernels::Nvrtc;
 use fornax_kernels::library::driver_version;
 
@@ -12,7 +12,7 @@ const PARAMETER_INFO: i32 = 12_040;
 
 /// Returns an error, with both versions and a remedy, if the driver is too old, NVRTC is of a newer CUDA than the driver, or the device is
 /// below compute capability 8.0.
-pub(super) fn check(ordinal: usize, info: &GpuInfo) -> Result<()> {
+pub(in crate::cuda) fn check(ordinal: usize, info: &GpuInfo) -> Result<()> {
     let (major, minor) = info.capability;
     if info.capability < OLDEST_CAPABILITY {
         return Err(CudaError::new(format!(
@@ -38,7 +38,7 @@ pub(super) fn check(ordinal: usize, info: &GpuInfo) -> Result<()> {
 
 /// Returns an error unless the driver supports a library of that CUDA version. `wheel` is the library's package on PyPI, without its suffix
 /// for a CUDA version.
-pub(super) fn check_library(
+pub(in crate::cuda) fn check_library(
     library: &'static str,
     version: i32,
     wheel: &str,
@@ -59,7 +59,7 @@ pub(super) fn check_library(
 }
 
 /// True if the driver returns the sizes of a kernel's parameters.
-pub(super) fn has_parameter_info() -> bool {
+pub(in crate::cuda) fn has_parameter_info() -> bool {
     driver_version().is_some_and(|driver| driver >= PARAMETER_INFO)
 }
 

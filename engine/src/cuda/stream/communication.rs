@@ -1,6 +1,6 @@
 //! Communication stream of a device, and its queued operations, which a peer's failure can keep from ending.
-use super::stream_event::StreamEvent;
-use super::{CudaError, Gpu, Result};
+use crate::cuda::stream::stream_event::StreamEvent;
+use crate::cuda::{CudaError, Gpu, Result};
 use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUstream;
 use std::any::Any;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Communication of one device.
 #[derive(Default)]
-pub(super) struct Communication {
+pub(in crate::cuda) struct Communication {
     stream: OnceLock<Arc<CudaStream>>,
     queued: Mutex<Vec<QueuedOperation>>,
     /// Groups whose operations were queued during the capture in progress, or the last one.
@@ -17,7 +17,7 @@ pub(super) struct Communication {
 }
 
 /// A process group whose operations a graph contains: its communicator must not be destroyed before the graph.
-pub(super) type CapturedGroup = Arc<dyn Any + Send + Sync>;
+pub(in crate::cuda) type CapturedGroup = Arc<dyn Any + Send + Sync>;
 
 struct QueuedOperation {
     op: &'static str,
@@ -27,7 +27,7 @@ struct QueuedOperation {
 
 impl Communication {
     /// Records that the capture in progress has an operation of a group.
-    pub(super) fn add_captured(&self, group: CapturedGroup) {
+    pub(in crate::cuda) fn add_captured(&self, group: CapturedGroup) {
         let mut captured = self.captured.lock().unwrap_or_else(|e| e.into_inner());
         if !captured.iter().any(|other| Arc::ptr_eq(other, &group)) {
             captured.push(group);
@@ -35,12 +35,12 @@ impl Communication {
     }
 
     /// Returns the groups with operations in the last capture, and forgets them.
-    pub(super) fn take_captured(&self) -> Vec<CapturedGroup> {
+    pub(in crate::cuda) fn take_captured(&self) -> Vec<CapturedGroup> {
         std::mem::take(&mut *self.captured.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
     /// Forgets all queued operations.
-    pub(super) fn clear(&self) {
+    pub(in crate::cuda) fn clear(&self) {
         self.lock().clear();
     }
 
@@ -51,7 +51,7 @@ impl Communication {
 
 impl Gpu {
     /// Stream of collective operations, created at its first use; it lives as long as the process.
-    pub(super) fn communication_stream(&self) -> Result<CUstream> {
+    pub(in crate::cuda) fn communication_stream(&self) -> Result<CUstream> {
         if self.communication.stream.get().is_none() {
             let new = self.new_stream()?;
             self.communication.stream.get_or_init(|| new);
@@ -60,7 +60,7 @@ impl Gpu {
     }
 
     /// Watches the work queued on a stream so far, which contains a collective operation. The context must be bound.
-    pub(super) fn watch_communication(&self, op: &'static str, stream: CUstream) -> Result<()> {
+    pub(in crate::cuda) fn watch_communication(&self, op: &'static str, stream: CUstream) -> Result<()> {
         let failed = |e| CudaError::from_driver("recording an event", e);
         let done = StreamEvent::new().map_err(failed)?;
         done.record(stream).map_err(failed)?;
@@ -70,7 +70,7 @@ impl Gpu {
 
     /// An operation that was queued `timeout` ago and is not done, if any. Recent operations are not queried: on the emulated device a query
     /// runs work.
-    pub(super) fn overdue_communication(&self, timeout: Duration) -> Option<&'static str> {
+    pub(in crate::cuda) fn overdue_communication(&self, timeout: Duration) -> Option<&'static str> {
         let grace = (timeout / 4).min(Duration::from_secs(1));
         let is_old = |queued: &QueuedOperation| queued.since.elapsed() > grace;
         if !self.communication.lock().iter().any(is_old) {

@@ -54,7 +54,7 @@ pub fn libraries() -> Vec<LibraryInfo> {
         info("cuDNN", &["libcudnn.so.9", "libcudnn.so"], "pip install nvidia-cudnn-cu13", &|library| {
             format_version(version_by_value(library, b"cudnnGetVersion")?)
         }),
-        info("NCCL", &super::nccl::LIBRARY_NAMES, "pip install nvidia-nccl-cu13", &|library| {
+        info("NCCL", &crate::cuda::nccl::LIBRARY_NAMES, "pip install nvidia-nccl-cu13", &|library| {
             format_version(usize::try_from(version_by_pointer(library, b"ncclGetVersion")?).ok()?)
         }),
     ]

@@ -1,12 +1,12 @@
 //! Tables that kernels read, uploaded at their first use.
-use super::{DeviceBuffer, Gpu, Result};
 use crate::DType;
+use crate::cuda::{DeviceBuffer, Gpu, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// Uploaded tables, by content. They stay on the device.
 #[derive(Default)]
-pub(super) struct ConstantTables(Mutex<HashMap<Vec<u32>, Arc<DeviceBuffer>>>);
+pub(in crate::cuda) struct ConstantTables(Mutex<HashMap<Vec<u32>, Arc<DeviceBuffer>>>);
 
 impl Gpu {
     /// These words on the device. Their first use must be outside of the capture of a CUDA graph, which cannot record an upload.

@@ -3,9 +3,9 @@
 //! Everything on a device runs in the order of one stream, so a freed block is reusable at once by work that is queued later. Two kinds of
 //! blocks wait: blocks in use by another stream until its work is done, blocks of a CUDA graph until the
 //! graph is dropped ([`GraphMemory`]).
-use super::arena::{Address, Arena, GENERAL_POOL, MemoryPoolId};
-use super::capture_lock::relaxed_capture;
-use super::{CudaError, Gpu, Result};
+use crate::cuda::memory::arena::{Address, Arena, GENERAL_POOL, MemoryPoolId};
+use crate::cuda::stream::capture_lock::relaxed_capture;
+use crate::cuda::{CudaError, Gpu, Result};
 use crate::host_memory::MemoryStats;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 use cudarc::driver::{DriverError, result};
@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Memory of one device: its arena, CUDA graph captures, and blocks that other streams use.
 #[derive(Default)]
-pub(super) struct DeviceMemory(Mutex<DeviceMemoryState>);
+pub(in crate::cuda) struct DeviceMemory(Mutex<DeviceMemoryState>);
 
 /// Private memory of a CUDA graph. Dropping it returns the memory to the general pool.
-pub(super) struct GraphMemory {
+pub(in crate::cuda) struct GraphMemory {
     gpu: Arc<Gpu>,
     pool: MemoryPoolId,
 }
@@ -53,12 +53,12 @@ struct EventHandle(CUevent);
 unsafe impl Send for EventHandle {}
 
 impl DeviceMemory {
-    pub(super) fn stats(&self) -> MemoryStats {
+    pub(in crate::cuda) fn stats(&self) -> MemoryStats {
         self.lock().arena.stats()
     }
 
     /// True while a CUDA graph is captured.
-    pub(super) fn is_capturing(&self) -> bool {
+    pub(in crate::cuda) fn is_capturing(&self) -> bool {
         self.lock().capturing.is_some()
     }
 
@@ -74,7 +74,7 @@ impl Gpu {
     }
 
     /// Allocates a block of at least `bytes`. During a capture it comes from the private memory of the graph.
-    pub(super) fn allocate_block(&self, bytes: usize) -> Result<Address> {
+    pub(in crate::cuda) fn allocate_block(&self, bytes: usize) -> Result<Address> {
         let _access = self.capture_lock.enter();
         let mut state = self.memory.lock();
         if state.capturing.is_none() && !state.pending.is_empty() {
@@ -93,7 +93,7 @@ impl Gpu {
     }
 
     /// Frees a block, or keeps it while a CUDA graph or another stream may access it.
-    pub(super) fn free_block(&self, address: Address) {
+    pub(in crate::cuda) fn free_block(&self, address: Address) {
         // Other threads wait during a capture: the emulated device would capture the release.
         let _access = self.capture_lock.enter();
         let mut state = self.memory.lock();
@@ -116,7 +116,7 @@ impl Gpu {
     }
 
     /// Marks a block as used by a stream, which outlives the block if it is not the compute stream.
-    pub(super) fn record_stream(&self, block: Address, stream: CUstream) {
+    pub(in crate::cuda) fn record_stream(&self, block: Address, stream: CUstream) {
         if stream == self.stream() {
             return;
         }
@@ -128,7 +128,7 @@ impl Gpu {
     }
 
     /// Begins the private memory of a CUDA graph: until [`GraphMemory::end_capture`], allocations come from it.
-    pub(super) fn begin_graph_memory(self: &Arc<Gpu>) -> GraphMemory {
+    pub(in crate::cuda) fn begin_graph_memory(self: &Arc<Gpu>) -> GraphMemory {
         let mut state = self.memory.lock();
         let pool = state.arena.add_pool();
         state.capturing = Some(pool);
@@ -137,7 +137,7 @@ impl Gpu {
     }
 
     /// Total memory of the device in bytes.
-    pub(super) fn total_memory(&self) -> usize {
+    pub(in crate::cuda) fn total_memory(&self) -> usize {
         let queried = self.bind().ok().and_then(|_access| relaxed_capture(result::mem_get_info).ok());
         queried.map_or(self.info().memory, |(_, total)| total)
     }
@@ -229,7 +229,7 @@ impl Gpu {
 
 impl GraphMemory {
     /// Ends the allocations from the graph's memory. The graph keeps its blocks, and blocks dropped during the capture.
-    pub(super) fn end_capture(&self) {
+    pub(in crate::cuda) fn end_capture(&self) {
         let mut state = self.gpu.memory.lock();
         if state.capturing == Some(self.pool) {
             state.capturing = None;

@@ -1,5 +1,5 @@
 //! Compilation of kernels before their first launch.
-use super::Gpu;
+use crate::cuda::Gpu;
 use crate::{DType, Device};
 use fornax_kernels::{BackgroundCompilation, emulator, kernel_units};
 

@@ -1,6 +1,6 @@
 //! Fill and strided copies, for any dtype (`kernels/cu/shape/copy.cu`).
-use super::strided_pair::{StridedPair, num_packs};
-use super::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
+use crate::cuda::launch::strided_pair::{StridedPair, num_packs};
+use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result, args, int};
 use crate::{DType, Element, Shape};
 
 /// Sets every element to `value`, rounded to the dtype.

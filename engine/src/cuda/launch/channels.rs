@@ -1,8 +1,8 @@
 //! Launch configurations of kernels over rows of channels (`kernels/cu/channels.cuh`, `rows.cuh`). Those of passes with sums depend on shape
 //! and dtype alone, as their division decides the last bits; those of elementwise passes also depend on the device.
-use super::LaunchConfig;
-use super::launch::grid_extent;
 use crate::DType;
+use crate::cuda::LaunchConfig;
+use crate::cuda::launch::grid_extent;
 use fornax_kernels::arguments::MERGE_GROUP;
 
 /// Threads per block.

@@ -1,5 +1,13 @@
 //! Device memory that is owned (a tensor's block) or borrowed (a slice of it), and fills and copies of it.
-use super::{CudaError, Gpu, Result};
+pub(crate) mod allocator;
+pub(crate) mod arena;
+pub(crate) mod async_copy;
+pub(crate) mod constants;
+pub(crate) mod copy;
+pub(crate) mod pinned;
+pub(crate) mod staging;
+
+use crate::cuda::{CudaError, Gpu, Result};
 use crate::{DType, Device, Tensor};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};

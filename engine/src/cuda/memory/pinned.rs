@@ -1,6 +1,6 @@
 //! Page-locked (pinned) host memory of a device: blocks that copies read or write without the host, each reused once its last copy is done.
-use super::capture_lock::relaxed_capture;
-use super::{CudaError, Gpu, Result};
+use crate::cuda::stream::capture_lock::relaxed_capture;
+use crate::cuda::{CudaError, Gpu, Result};
 use crate::host_memory::CpuBuffer;
 use crate::{DType, Device, IntoShape, Tensor};
 use cudarc::driver::result;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Pinned blocks of a device. They are never unpinned, which would wait for the device.
 #[derive(Default)]
-pub(super) struct PinnedPool(Mutex<PinnedBlocks>);
+pub(in crate::cuda) struct PinnedPool(Mutex<PinnedBlocks>);
 
 #[derive(Default)]
 struct PinnedBlocks {
@@ -30,7 +30,7 @@ struct PinnedBlock {
 unsafe impl Send for PinnedBlock {}
 
 /// Owned pinned block. Dropping it returns it to the pool, even while a copy is in progress.
-pub(super) struct PinnedBuffer {
+pub(in crate::cuda) struct PinnedBuffer {
     gpu: Arc<Gpu>,
     address: usize,
     bytes: usize,
@@ -42,7 +42,7 @@ const GRANULE: usize = 4096;
 /// Bytes after the end of a tensor's elements that may be read.
 const PADDING: usize = 64;
 
-/// A tensor on the CPU in page-locked memory, like PyTorch's `pin_memory`, of arbitrary content: [`upload`](super::upload) copies it to
+/// A tensor on the CPU in page-locked memory, like PyTorch's `pin_memory`, of arbitrary content: [`upload`](crate::cuda::upload) copies it to
 /// `device` without the host. Errors if `device` is the CPU.
 pub fn pinned_tensor(shape: impl IntoShape, dtype: DType, device: &Device) -> crate::Result<Tensor> {
     let in_op = |error: CudaError| error.with_op_context("pinned_tensor", *device, &[]);
@@ -60,7 +60,7 @@ pub fn pinned_tensor(shape: impl IntoShape, dtype: DType, device: &Device) -> cr
 
 impl Gpu {
     /// Takes a block of at least `bytes` whose last copy is done, or allocates one.
-    pub(super) fn allocate_pinned(self: &Arc<Gpu>, bytes: usize) -> Result<PinnedBuffer> {
+    pub(in crate::cuda) fn allocate_pinned(self: &Arc<Gpu>, bytes: usize) -> Result<PinnedBuffer> {
         let _access = self.bind()?;
         let bytes = bytes.next_multiple_of(GRANULE);
         if let Some(address) = self.pinned.lock().take_idle(bytes) {
@@ -81,12 +81,12 @@ impl Gpu {
     }
 
     /// True if the memory at `address` is the start of a pinned block.
-    pub(super) fn is_pinned(&self, address: usize) -> bool {
+    pub(in crate::cuda) fn is_pinned(&self, address: usize) -> bool {
         self.pinned.lock().blocks.contains_key(&address)
     }
 
     /// Marks the pinned block at `address` as in use by the work that `stream` has queued.
-    pub(super) fn record_pinned(&self, address: usize, stream: CUstream) -> Result<()> {
+    pub(in crate::cuda) fn record_pinned(&self, address: usize, stream: CUstream) -> Result<()> {
         let blocks = self.pinned.lock();
         let block = blocks.blocks.get(&address).expect("a pinned block");
         // SAFETY: events live as long as the process, and the stream is alive.
@@ -128,24 +128,24 @@ impl PinnedBlocks {
 
 impl PinnedBuffer {
     /// Device that the block is pinned for.
-    pub(super) fn device(&self) -> Device {
+    pub(in crate::cuda) fn device(&self) -> Device {
         self.gpu.device()
     }
 
     /// Address of the block.
-    pub(super) fn address(&self) -> usize {
+    pub(in crate::cuda) fn address(&self) -> usize {
         self.address
     }
 
     /// The first `len` bytes, for a copy that is queued by the caller.
-    pub(super) fn target(&mut self, len: usize) -> &mut [u8] {
+    pub(in crate::cuda) fn target(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= self.bytes, "the slice ends beyond its block");
         // SAFETY: the block is initialised and owned; no copy is in progress, as the block was taken when its last one was done.
         unsafe { std::slice::from_raw_parts_mut(self.address as *mut u8, len) }
     }
 
     /// The first `len` bytes, after waiting for the last copy.
-    pub(super) fn wait(&self, len: usize) -> Result<&[u8]> {
+    pub(in crate::cuda) fn wait(&self, len: usize) -> Result<&[u8]> {
         assert!(len <= self.bytes, "the slice ends beyond its block");
         self.gpu.wait_for_pinned(self.address)?;
         // SAFETY: the block is initialised and owned, and its last copy is done.

@@ -1,6 +1,6 @@
 //! Iteration over two arrays with independent strides (`kernels/cu/strided_pair.cuh`): axes are merged where possible, and large
 //! iterations are split.
-use super::{CudaError, DeviceSlice, LaunchConfig, Result};
+use crate::cuda::{CudaError, DeviceSlice, LaunchConfig, Result};
 use crate::{DType, MAX_RANK};
 use fornax_kernels::ByValue;
 use fornax_kernels::arguments::{self, OUTER_AXES};

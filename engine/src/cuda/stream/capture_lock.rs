@@ -2,7 +2,7 @@
 //!
 //! During a capture only the capturing thread may use the stream, because another thread's calls would be captured instead of run. Without a
 //! capture all threads may use it.
-use super::{CudaError, Result};
+use crate::cuda::{CudaError, Result};
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -10,7 +10,7 @@ use std::thread::{self, ThreadId};
 
 /// Capture lock of one device.
 #[derive(Default)]
-pub(super) struct CaptureLock {
+pub(in crate::cuda) struct CaptureLock {
     state: Mutex<CaptureLockState>,
     changed: Condvar,
 }
@@ -29,11 +29,11 @@ struct CaptureLockState {
 pub(crate) struct StreamAccess<'a>(Option<&'a CaptureLock>);
 
 /// Permission to capture until it is dropped.
-pub(super) struct CaptureGuard<'a>(&'a CaptureLock);
+pub(in crate::cuda) struct CaptureGuard<'a>(&'a CaptureLock);
 
 impl CaptureLock {
     /// Waits while another thread captures.
-    pub(super) fn enter(&self) -> StreamAccess<'_> {
+    pub(in crate::cuda) fn enter(&self) -> StreamAccess<'_> {
         let mut state = self.lock();
         while let Some(capturing) = state.capturing {
             if capturing == thread::current().id() {
@@ -46,7 +46,7 @@ impl CaptureLock {
     }
 
     /// Waits for other threads' calls and captures to end. Returns an error if this thread is already capturing.
-    pub(super) fn begin_capture(&self) -> Result<CaptureGuard<'_>> {
+    pub(in crate::cuda) fn begin_capture(&self) -> Result<CaptureGuard<'_>> {
         let me = thread::current().id();
         let mut state = self.lock();
         if state.capturing == Some(me) {
@@ -62,7 +62,7 @@ impl CaptureLock {
     }
 
     /// True if this thread is capturing.
-    pub(super) fn is_capturing(&self) -> bool {
+    pub(in crate::cuda) fn is_capturing(&self) -> bool {
         self.lock().capturing == Some(thread::current().id())
     }
 
@@ -93,7 +93,7 @@ impl Drop for CaptureGuard<'_> {
 
 /// Runs a driver call that a capture of this thread would reject: on memory, modules, or events recorded before the capture. They are allowed
 /// in the relaxed mode, and are no part of the graph.
-pub(super) fn relaxed_capture<T>(
+pub(in crate::cuda) fn relaxed_capture<T>(
     call: impl FnOnce() -> std::result::Result<T, DriverError>,
 ) -> std::result::Result<T, DriverError> {
     let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;

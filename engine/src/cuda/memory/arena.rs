@@ -20,18 +20,18 @@ const MIN_OWN_SEGMENT: usize = 10 << 20;
 const SEGMENT_ALIGN: usize = 2 << 20;
 
 /// Device address.
-pub(super) type Address = u64;
+pub(in crate::cuda) type Address = u64;
 
 /// Free memory from which one sequence of work allocates: the general pool, or the private pool of a CUDA graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct MemoryPoolId(u64);
+pub(in crate::cuda) struct MemoryPoolId(u64);
 
 /// Pool of eager work.
-pub(super) const GENERAL_POOL: MemoryPoolId = MemoryPoolId(0);
+pub(in crate::cuda) const GENERAL_POOL: MemoryPoolId = MemoryPoolId(0);
 
 /// Caching allocator of one device.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub(in crate::cuda) struct Arena {
     segments: BTreeMap<Address, Segment>,
     /// Blocks, which cover all segments without gaps.
     blocks: BTreeMap<Address, ArenaBlock>,
@@ -71,7 +71,7 @@ struct FreeBlock {
 
 impl Arena {
     /// An arena without segments.
-    pub(super) fn new() -> Arena {
+    pub(in crate::cuda) fn new() -> Arena {
         Arena {
             segments: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -82,17 +82,17 @@ impl Arena {
     }
 
     /// Current statistics.
-    pub(super) fn stats(&self) -> MemoryStats {
+    pub(in crate::cuda) fn stats(&self) -> MemoryStats {
         self.stats
     }
 
     /// Size of a block for a request of `bytes`.
-    pub(super) fn block_bytes(bytes: usize) -> usize {
+    pub(in crate::cuda) fn block_bytes(bytes: usize) -> usize {
         bytes.max(1).next_multiple_of(BLOCK_ALIGN)
     }
 
     /// Size of the segment to add when no free block fits a request of `bytes`.
-    pub(super) fn segment_bytes(bytes: usize) -> usize {
+    pub(in crate::cuda) fn segment_bytes(bytes: usize) -> usize {
         match Arena::block_bytes(bytes) {
             0..=MAX_SMALL => SMALL_SEGMENT,
             size if size < MIN_OWN_SEGMENT => SHARED_SEGMENT,
@@ -102,7 +102,7 @@ impl Arena {
 
     /// Allocates from the free blocks of a pool, else, for a private pool, from a segment of the general pool without allocated blocks,
     /// which then belongs to the private pool. Returns `None` if nothing fits.
-    pub(super) fn allocate(&mut self, bytes: usize, pool: MemoryPoolId) -> Option<Address> {
+    pub(in crate::cuda) fn allocate(&mut self, bytes: usize, pool: MemoryPoolId) -> Option<Address> {
         let bytes = Arena::block_bytes(bytes);
         let class = SizeClass::of(bytes);
         let best = self.fitting(pool, class, bytes).next().copied();
@@ -127,7 +127,7 @@ impl Arena {
     }
 
     /// Frees an allocated block and joins it with its free neighbours.
-    pub(super) fn free(&mut self, address: Address) {
+    pub(in crate::cuda) fn free(&mut self, address: Address) {
         let mut block = self.blocks.remove(&address).expect("the address is that of a block");
         assert!(!block.free, "the block is allocated");
         self.stats.allocated -= block.bytes;
@@ -149,7 +149,7 @@ impl Arena {
     }
 
     /// Adds a segment of [`Arena::segment_bytes`] to a pool.
-    pub(super) fn add_segment(&mut self, address: Address, bytes: usize, pool: MemoryPoolId) {
+    pub(in crate::cuda) fn add_segment(&mut self, address: Address, bytes: usize, pool: MemoryPoolId) {
         let class = if bytes == SMALL_SEGMENT { SizeClass::Small } else { SizeClass::Large };
         self.segments.insert(address, Segment { bytes, class, pool });
         self.blocks.insert(address, ArenaBlock { bytes, segment: address, free: true });
@@ -159,7 +159,7 @@ impl Arena {
     }
 
     /// Removes the segments of the general pool without allocated blocks, and returns their addresses.
-    pub(super) fn remove_free_segments(&mut self) -> Vec<Address> {
+    pub(in crate::cuda) fn remove_free_segments(&mut self) -> Vec<Address> {
         let whole = |free: &&FreeBlock| free.pool == GENERAL_POOL && self.is_whole_segment(free);
         let removed: Vec<FreeBlock> = self.free.iter().filter(whole).copied().collect();
         for free in &removed {
@@ -173,13 +173,13 @@ impl Arena {
     }
 
     /// Adds a private pool without segments.
-    pub(super) fn add_pool(&mut self) -> MemoryPoolId {
+    pub(in crate::cuda) fn add_pool(&mut self) -> MemoryPoolId {
         self.last_pool.0 += 1;
         self.last_pool
     }
 
     /// Moves the segments of a private pool to the general pool. Allocated blocks stay allocated.
-    pub(super) fn remove_pool(&mut self, pool: MemoryPoolId) {
+    pub(in crate::cuda) fn remove_pool(&mut self, pool: MemoryPoolId) {
         let free: Vec<FreeBlock> = self.free.iter().filter(|free| free.pool == pool).copied().collect();
         for free in free {
             self.free.remove(&free);
@@ -191,7 +191,7 @@ impl Arena {
     }
 
     /// Pool of an allocated block.
-    pub(super) fn pool_of(&self, address: Address) -> MemoryPoolId {
+    pub(in crate::cuda) fn pool_of(&self, address: Address) -> MemoryPoolId {
         self.segments[&self.blocks[&address].segment].pool
     }
 

@@ -1,7 +1,7 @@
 //! Profile of a device: the time of each kernel and library call, measured by events around each, in sum or as a timeline.
-use super::timing_event::TimingEvent;
-use super::{CudaError, Gpu, Result};
 use crate::Device;
+use crate::cuda::stream::timing_event::TimingEvent;
+use crate::cuda::{CudaError, Gpu, Result};
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUstream;
 use cudarc::driver::{profiler_start, profiler_stop};
@@ -74,7 +74,7 @@ pub struct ProfilerRange(Arc<Gpu>);
 
 /// Events of a device's profile in progress.
 #[derive(Default)]
-pub(super) struct KernelProfiler {
+pub(in crate::cuda) struct KernelProfiler {
     is_active: AtomicBool,
     timed: Mutex<Vec<TimedLaunch>>,
 }
@@ -189,7 +189,7 @@ impl KernelProfiler {
 impl Gpu {
     /// Runs `queue`, which queues a kernel or a library call on the compute stream, between two events if a profile is in progress. The context
     /// must be bound.
-    pub(super) fn profiled<T, E: From<CudaError>>(
+    pub(in crate::cuda) fn profiled<T, E: From<CudaError>>(
         &self,
         name: &dyn Display,
         queue: impl FnOnce() -> std::result::Result<T, E>,
@@ -198,7 +198,7 @@ impl Gpu {
     }
 
     /// The same for work on another stream of the device.
-    pub(super) fn profiled_on<T, E: From<CudaError>>(
+    pub(in crate::cuda) fn profiled_on<T, E: From<CudaError>>(
         &self,
         kind: StreamKind,
         stream: CUstream,

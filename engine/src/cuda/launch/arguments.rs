@@ -1,6 +1,6 @@
 //! Fields of the structs that kernels take by value: addresses of slices, whose dtype must be the element type of the field, and formats.
-use super::DeviceSlice;
 use crate::DType;
+use crate::cuda::DeviceSlice;
 use fornax_kernels::arguments::ElementFormat;
 use fornax_kernels::{Address, AddressBits, AddressMut, Any};
 
