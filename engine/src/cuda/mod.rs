@@ -2,7 +2,7 @@
 //!
 //! A `Gpu` owns one context and one compute stream. Every launch, copy and allocation of the engine uses that stream, so work runs in the
 //! order in which it is queued, and memory may be freed as soon as its last use is queued. Uploads and collective operations have streams of
-//! their own, ordered with it by events. Copies between host and device (`async_copy`, `pinned`, `nccl`) take tensors.
+//! their own, ordered with it by events. Copies between host and device (`memory/async_copy`, `memory/pinned`, `nccl`) take tensors.
 pub mod cublaslt;
 pub mod cudnn;
 pub mod nccl;

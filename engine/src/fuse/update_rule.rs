@@ -1,4 +1,4 @@
-//! Update rules of optimizers: a formula with the names and initial values of its state. `cpu/optimizer` runs its stages, `update_source`
+//! Update rules of optimizers: a formula with the names and initial values of its state. `ops/optimizer/cpu` runs its stages, `update_source`
 //! generates their CUDA kernels.
 use super::formula::{Formula, MAX_MOMENTS, MAX_SHARED_SCALARS, NextState, Symbol};
 use super::stage::{Stage, divide};

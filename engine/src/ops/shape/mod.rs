@@ -1,4 +1,4 @@
-//! Operations that change shape, order, dtype or device of elements. Their launchers are the runtime's copies (`cuda/copy.rs`).
+//! Operations that change shape, order, dtype or device of elements. Most launchers are the runtime's copies (`cuda/memory/copy.rs`).
 mod block;
 mod cast;
 mod concat;
