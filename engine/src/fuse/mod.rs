@@ -16,34 +16,28 @@
 //! # Ok(()) }
 //! ```
 mod batch_norm;
-mod chunk_layout;
 mod cuda_source;
 mod cuda_text;
 mod differentiate;
 mod expression;
-pub(crate) mod formula;
-mod gradient_rule;
 pub(crate) mod graph;
 #[cfg(test)]
 mod kernel_text_tests;
 mod program_kernels;
 mod signature;
-pub(crate) mod stage;
-mod update_rule;
-mod update_scalar;
-mod update_source;
+pub(crate) mod update;
 mod value;
 
 pub use expression::{Expression, MAX_INPUTS, expression};
-pub use formula::{Formula, NextState};
-pub use gradient_rule::{GradClip, GradientRule, LossScaling};
 pub use signature::Broadcast;
-pub use update_rule::{CpuLoop, Factoring, OptimizerStateSpec, UpdateRule};
+pub use update::{
+    CpuLoop, Factoring, Formula, GradClip, GradientRule, LossScaling, NextState, OptimizerStateSpec,
+    UpdateRule,
+};
 pub use value::*;
 
 pub(crate) use batch_norm::{BatchNormKernels, GradStorage};
-pub(crate) use chunk_layout::ChunkLayout;
 pub(crate) use cuda_source::GeneratedKernel;
 pub(crate) use program_kernels::ProgramKernels;
 pub(crate) use signature::{KernelOutput, KernelSignature};
-pub(crate) use update_scalar::{UPDATE_SCALARS, UpdateScalar};
+pub(crate) use update::{ChunkLayout, UPDATE_SCALARS, UpdateScalar};

@@ -2,7 +2,7 @@
 use crate::DType;
 use crate::cuda::launch::to_i32;
 use crate::cuda::{DeviceSlice, Gpu, Kernel, KernelArg, LaunchConfig, Result};
-use crate::fuse::formula::{MAX_MOMENTS, MAX_SHARED_SCALARS};
+use crate::fuse::update::formula::{MAX_MOMENTS, MAX_SHARED_SCALARS};
 use crate::fuse::{ChunkLayout, GradClip, GradientRule, UPDATE_SCALARS, UpdateRule};
 use fornax_kernels::arguments::{
     self, FactoredOptions, GradOptions, MOMENTS, PARAMETERS, Parameter, ParameterTable, UpdateArgs,

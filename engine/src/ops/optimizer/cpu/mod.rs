@@ -8,8 +8,8 @@ mod stage;
 
 use crate::cpu::parallel::{DisjointSlice, for_each_task};
 use crate::cpu::scratch;
-use crate::fuse::formula::Symbol;
-use crate::fuse::stage::{Stage, Target};
+use crate::fuse::update::formula::Symbol;
+use crate::fuse::update::stage::{Stage, Target};
 use crate::fuse::{CpuLoop, GradClip, GradientRule, UpdateRule, UpdateScalar};
 use crate::ops::fuse::cpu::blocks::BLOCK;
 use parameter::ParameterArrays;

@@ -2,9 +2,9 @@
 use super::factors;
 use super::parameter::{ParameterArrays, read};
 use crate::cpu::parallel::DisjointSlice;
-use crate::fuse::formula::Symbol;
 use crate::fuse::graph::Node;
-use crate::fuse::stage::{Scope, Stage, Target};
+use crate::fuse::update::formula::Symbol;
+use crate::fuse::update::stage::{Scope, Stage, Target};
 use crate::ops::fuse::cpu::blocks::{BLOCK, BlockOperands, BlockPlan, BlockTask, Location};
 use std::ops::Range;
 

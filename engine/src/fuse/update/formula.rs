@@ -1,6 +1,6 @@
 //! Formulas of optimizers: expressions for a parameter's next elements and optimizer state. A formula may use sums over the parameter freely.
-use super::graph::Graph;
-use super::value::Value;
+use crate::fuse::graph::Graph;
+use crate::fuse::value::Value;
 use std::cell::RefCell;
 
 /// Most moments of a rule: the number of pointers in a kernel launch.

@@ -1,9 +1,9 @@
 //! CUDA code generation for update rules: one kernel per stage, on top of the loops in `kernels/cu/optimizer.cuh`. Per-parameter values
 //! are computed once per thread block, in double.
-use super::cuda_text::{declarations, digest, literal};
 use super::formula::Symbol;
-use super::graph::{Node, Program};
 use super::stage::{Scope, Stage, Target};
+use crate::fuse::cuda_text::{declarations, digest, literal};
+use crate::fuse::graph::{Node, Program};
 use crate::scalar::Precision;
 use std::fmt::Write;
 

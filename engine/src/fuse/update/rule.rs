@@ -1,8 +1,8 @@
-//! Update rules of optimizers: a formula with the names and initial values of its state. `ops/optimizer/cpu` runs its stages, `update_source`
+//! Update rules of optimizers: a formula with the names and initial values of its state. `ops/optimizer/cpu` runs its stages, `source`
 //! generates their CUDA kernels.
 use super::formula::{Formula, MAX_MOMENTS, MAX_SHARED_SCALARS, NextState, Symbol};
+use super::source::{self, UpdateKernel, UpdateProgram};
 use super::stage::{Stage, divide};
-use super::update_source::{self, UpdateKernel, UpdateProgram};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -162,7 +162,7 @@ impl UpdateRule {
     }
 
     pub(crate) fn sources(&self) -> &[UpdateKernel] {
-        self.0.kernels.get_or_init(|| update_source::sources(&self.0.program))
+        self.0.kernels.get_or_init(|| source::sources(&self.0.program))
     }
 
     pub(crate) fn stages(&self) -> &[Stage] {

@@ -1,7 +1,7 @@
 //! Stages of an update formula, each a pass over all elements, so that a stage reads only the sums of earlier stages. Only the last stage
 //! writes elements and state; no stage reads partly updated elements.
 use super::formula::{Formula, NextState, Symbol};
-use super::graph::{Node, Program};
+use crate::fuse::graph::{Node, Program};
 
 /// Scope of a value: one per parameter, one per row, or one per element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
