@@ -14,6 +14,10 @@ mod autograd;
 pub mod collective;
 pub mod conv_shape;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "without_cuda/mod.rs"]
 pub mod cuda;
 mod device;
 pub mod dtype;

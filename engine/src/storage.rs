@@ -54,6 +54,7 @@ impl Storage {
     }
 
     /// Host memory of a buffer.
+    #[cfg(feature = "cuda")]
     pub(crate) fn on_cpu(buffer: CpuBuffer) -> Storage {
         Storage::of(StorageBuffer::Cpu(buffer))
     }

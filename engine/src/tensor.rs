@@ -1,6 +1,5 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
 use crate::autograd::{AutogradMeta, Leaf};
-use crate::cpu::memory::CpuBuffer;
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};
 use crate::{DType, Device, Element, Error, IntoShape, Result, Shape};
@@ -78,7 +77,12 @@ impl Tensor {
     }
 
     /// A CPU tensor in the memory of a buffer.
-    pub(crate) fn from_cpu_buffer(buffer: CpuBuffer, shape: Shape, dtype: DType) -> Tensor {
+    #[cfg(feature = "cuda")]
+    pub(crate) fn from_cpu_buffer(
+        buffer: crate::cpu::memory::CpuBuffer,
+        shape: Shape,
+        dtype: DType,
+    ) -> Tensor {
         Tensor::assemble(Arc::new(Storage::on_cpu(buffer)), 0, shape, dtype, AutogradMeta::None)
     }
 

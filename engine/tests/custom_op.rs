@@ -1,7 +1,6 @@
 //! Operations from outside of the crate.
-use fornax_engine::cuda::CudaGraph;
 use fornax_engine::op::{CustomOp, SavedTensors};
-use fornax_engine::{Device, Error, Result, Tensor, gradients};
+use fornax_engine::{Error, Result, Tensor, gradients};
 
 /// `x w`, and its square as a second result.
 struct Product {
@@ -60,29 +59,36 @@ fn mistakes_are_errors_that_name_the_operation() -> Result<()> {
     Ok(())
 }
 
-/// The sum of x as a number, which needs the host.
-struct HostSum;
+#[cfg(feature = "cuda")]
+mod capture {
+    use super::*;
+    use fornax_engine::Device;
+    use fornax_engine::cuda::CudaGraph;
 
-impl CustomOp for HostSum {
-    const NAME: &'static str = "host_sum";
-    const CAPTURABLE: bool = false;
+    /// The sum of x as a number, which needs the host.
+    struct HostSum;
 
-    fn forward(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
-        Ok(vec![x[0].mul_scalar(x[0].sum_all()?.item()?)?])
+    impl CustomOp for HostSum {
+        const NAME: &'static str = "host_sum";
+        const CAPTURABLE: bool = false;
+
+        fn forward(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
+            Ok(vec![x[0].mul_scalar(x[0].sum_all()?.item()?)?])
+        }
+
+        fn backward(&self, _: &SavedTensors, dy: &Tensor, _: &[bool]) -> Result<Vec<Option<Tensor>>> {
+            Ok(vec![Some(dy.clone())])
+        }
     }
 
-    fn backward(&self, _: &SavedTensors, dy: &Tensor, _: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(dy.clone())])
+    #[test]
+    fn operation_that_cannot_be_captured_ends_a_capture_with_its_name() -> Result<()> {
+        let device = Device::emulated(1)?;
+        let x = Tensor::from_slice(&[1.0f32, 2.0], [2])?.to_device(&device)?;
+        assert_eq!(HostSum.apply(&[&x])?.remove(0).to_vec::<f32>()?, [3.0, 6.0]);
+        let captured = CudaGraph::capture(&device, || HostSum.apply(&[&x]).map(drop));
+        let error = captured.err().expect("it reads the host").to_string();
+        assert!(error.contains("host_sum") && error.contains("captured"), "{error}");
+        Ok(())
     }
-}
-
-#[test]
-fn operation_that_cannot_be_captured_ends_a_capture_with_its_name() -> Result<()> {
-    let device = Device::emulated(1)?;
-    let x = Tensor::from_slice(&[1.0f32, 2.0], [2])?.to_device(&device)?;
-    assert_eq!(HostSum.apply(&[&x])?.remove(0).to_vec::<f32>()?, [3.0, 6.0]);
-    let captured = CudaGraph::capture(&device, || HostSum.apply(&[&x]).map(drop));
-    let error = captured.err().expect("it reads the host").to_string();
-    assert!(error.contains("host_sum") && error.contains("captured"), "{error}");
-    Ok(())
 }

@@ -12,9 +12,9 @@ mod by_value;
 pub mod arguments;
 pub mod cache;
 mod compile;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cuda"))]
 pub mod emulator;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cuda"))]
 pub mod host;
 mod kernel_names;
 pub mod library;
@@ -123,12 +123,12 @@ impl Drop for InProgress<'_> {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cuda"))]
 fn is_emulated() -> bool {
     emulator::is_loaded()
 }
 
-#[cfg(not(unix))]
+#[cfg(not(all(unix, feature = "cuda")))]
 fn is_emulated() -> bool {
     false
 }

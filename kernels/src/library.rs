@@ -80,12 +80,12 @@ pub(crate) fn load_companions(path: &Path) {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cuda"))]
 fn emulated_file(name: &str) -> Option<PathBuf> {
     crate::emulator::library_file(name)
 }
 
-#[cfg(not(unix))]
+#[cfg(not(all(unix, feature = "cuda")))]
 fn emulated_file(_: &str) -> Option<PathBuf> {
     None
 }

@@ -1,8 +1,14 @@
 //! CUDA kernels on the CPU: the text of a kernel, compiled by g++.
-use fornax_kernels::KernelSource;
-use fornax_kernels::host::{HostKernel, HostLaunch};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+#[cfg(feature = "cuda")]
+use fornax_kernels::{
+    KernelSource,
+    host::{HostKernel, HostLaunch},
+};
+#[cfg(feature = "cuda")]
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 /// Runs the kernel `name` of a source, a name and a text, with the given blocks and threads per block. A source is compiled once per key.
 /// The error is the cause, with a remedy.
@@ -10,6 +16,7 @@ use std::sync::{Arc, Mutex};
 /// # Safety
 /// The arguments are the bytes of the kernel's parameters. Pointers among them are valid for all accesses of the kernel, and nothing else
 /// writes to that memory meanwhile.
+#[cfg(feature = "cuda")]
 pub(crate) unsafe fn run(
     key: &str,
     name: &str,
@@ -35,4 +42,20 @@ pub(crate) unsafe fn run(
     let bytes: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
     // SAFETY: the caller vouches for the arguments.
     unsafe { kernel.run(&HostLaunch { grid, block, shared_bytes }, &bytes) }.map_err(|e| e.to_string())
+}
+
+/// An error: the runtime of such kernels is part of the emulated device.
+///
+/// # Safety
+/// None is needed.
+#[cfg(not(feature = "cuda"))]
+pub(crate) unsafe fn run(
+    _: &str,
+    _: &str,
+    _: (&str, &str),
+    _: [[u32; 3]; 2],
+    _: u32,
+    _: &[Vec<u8>],
+) -> Result<(), String> {
+    Err("CUDA text runs on the CPU in builds with the Cargo feature `cuda` only: enable it, or give the kernel a CPU function".into())
 }

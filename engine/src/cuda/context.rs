@@ -10,7 +10,7 @@ use super::stream::capture_lock::{CaptureLock, StreamAccess};
 use super::stream::communication::Communication;
 use super::stream::profile::KernelProfiler;
 use super::{
-    CudaError, DeviceBuffer, LibraryError, Result, WorkspaceAllocator, launch::KernelModules,
+    CudaError, DeviceBuffer, GpuInfo, LibraryError, Result, WorkspaceAllocator, launch::KernelModules,
     library::versions,
 };
 use crate::host_memory::MemoryStats;
@@ -46,19 +46,6 @@ pub(crate) struct Gpu {
     pub(super) constant_tables: ConstantTables,
     cublaslt: OnceLock<std::result::Result<CublasLt, LibraryError>>,
     cudnn: OnceLock<std::result::Result<Cudnn, LibraryError>>,
-}
-
-/// Properties of a CUDA device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GpuInfo {
-    /// Name.
-    pub name: String,
-    /// Compute capability, as (major, minor).
-    pub capability: (u32, u32),
-    /// Number of multiprocessors.
-    pub multiprocessors: u32,
-    /// Total memory in bytes.
-    pub memory: usize,
 }
 
 /// Lists the CUDA devices. The error is the reason why there are none, with a remedy.

@@ -9,29 +9,34 @@ pub mod nccl;
 
 mod context;
 mod device;
+mod driver_error;
 mod error;
+mod info;
 pub(crate) mod launch;
 mod library;
 pub(crate) mod memory;
 pub(crate) mod stream;
 
 pub use context::{
-    GpuInfo, conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans,
-    set_conv_engine_options, use_stored_conv_plans,
+    conv_plan_record, devices, launch_count, memory_stats, restore_conv_plans, set_conv_engine_options,
+    use_stored_conv_plans,
 };
+pub use info::{GpuInfo, LibraryInfo};
 pub use launch::compilation::compile_in_background;
-pub use library::info::{LibraryInfo, libraries};
-pub use library::{LibraryError, WorkspaceAllocator};
+pub use library::error::{LibraryError, WorkspaceAllocator};
+pub use library::info::libraries;
 pub use memory::async_copy::{PendingRead, PendingUpload, upload};
 pub use memory::pinned::pinned_tensor;
 pub use memory::{device_pointer, record_stream};
 pub use stream::graph::CudaGraph;
-pub use stream::profile::{DeviceInterval, KernelProfile, KernelTime, ProfilerRange, StreamKind};
+pub use stream::interval::{DeviceInterval, KernelTime, StreamKind};
+pub use stream::profile::{KernelProfile, ProfilerRange};
 
 pub(crate) use context::Gpu;
 pub(crate) use error::CudaError;
-pub(crate) use launch::{Kernel, KernelArg, LaunchConfig, OCCUPANCY_THREADS, args, int};
-pub(crate) use memory::{DeviceBuffer, DeviceSlice};
+pub(crate) use launch::kernel::{Kernel, KernelArg, LaunchConfig};
+pub(crate) use launch::{OCCUPANCY_THREADS, args, int};
+pub(crate) use memory::slice::{DeviceBuffer, DeviceSlice};
 
 /// Result of a CUDA call.
 pub(crate) type Result<T> = std::result::Result<T, CudaError>;

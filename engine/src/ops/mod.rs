@@ -7,10 +7,10 @@ pub(crate) mod conv;
 pub(crate) mod dropout;
 pub(crate) mod elementwise;
 mod fuse;
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod gpu_tests;
 pub(crate) mod image;
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod launcher_tests;
 mod linear;
 pub(crate) mod loss;
@@ -29,7 +29,7 @@ pub use linear::AttentionMask;
 pub use optimizer::{PendingUpdateStats, UpdateOperands, UpdateState, UpdateStats, update};
 pub use pack::pack;
 pub use pool::{GlobalPool, Pool2dOptions};
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 pub(crate) use shape::broadcast_steps;
 
 use crate::DType;

@@ -1,6 +1,7 @@
 //! Functions of libcublasLt used by the engine.
+use crate::cuda::LibraryError;
 use crate::cuda::library::versions::check_library;
-use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::library::{c_functions, open};
 use cudarc::cublaslt::sys;
 use fornax_kernels::library::for_driver;
 use std::ffi::c_void;

@@ -1,7 +1,7 @@
 //! cuBLASLt's descriptors as owned values.
 use super::api::CublasLtApi;
 use crate::DType;
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
 use cudarc::cublaslt::sys;
 use std::ffi::c_void;
 

@@ -1,7 +1,5 @@
 //! Description of a row-major GEMM for cuBLASLt.
 use crate::DType;
-use cudarc::cublaslt::sys::cublasLtEpilogue_t;
-use cudarc::driver::sys::CUdeviceptr;
 use std::fmt;
 
 /// Row-major GEMM `D = op(A) op(B)`: op(A) is `[rows, inner]`, op(B) `[inner, cols]`, D `[rows, cols]`, all contiguous; f32, f16 or bf16,
@@ -63,15 +61,15 @@ pub enum Epilogue {
 #[derive(Clone, Copy, Debug)]
 pub struct GemmOperands {
     /// A.
-    pub a: CUdeviceptr,
+    pub a: u64,
     /// B.
-    pub b: CUdeviceptr,
+    pub b: u64,
     /// D.
-    pub d: CUdeviceptr,
+    pub d: u64,
     /// Bias, or the output for a bias gradient.
-    pub bias: CUdeviceptr,
+    pub bias: u64,
     /// Auxiliary ReLU mask or GELU input, written in the forward pass and read in the backward pass: [`Gemm::aux_bytes`] bytes.
-    pub aux: CUdeviceptr,
+    pub aux: u64,
 }
 
 /// Alignments of a GEMM's operands in bytes, at most 256 each. They determine which algorithms can be used.
@@ -120,26 +118,9 @@ impl Gemm {
     }
 }
 
-impl Epilogue {
-    pub(super) fn code(self) -> cublasLtEpilogue_t {
-        match self {
-            Epilogue::None => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
-            Epilogue::Bias => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            Epilogue::BiasRelu => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
-            Epilogue::BiasGeluTanh => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
-            Epilogue::BiasReluAux => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
-            Epilogue::BiasGeluTanhAux => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
-            Epilogue::DreluBgrad => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
-            Epilogue::DgeluTanhBgrad => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU_BGRAD,
-            // The operands are exchanged: our A is cuBLASLt's B.
-            Epilogue::BgradA => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
-        }
-    }
-}
-
 impl GemmOperands {
     pub(super) fn alignments(&self) -> GemmAlignments {
-        let of = |pointer: CUdeviceptr| 1 << (pointer | 256).trailing_zeros();
+        let of = |pointer: u64| 1 << (pointer | 256).trailing_zeros();
         GemmAlignments { a: of(self.a), b: of(self.b), d: of(self.d), bias: of(self.bias), aux: of(self.aux) }
     }
 }

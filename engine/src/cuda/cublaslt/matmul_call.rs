@@ -7,7 +7,8 @@ use super::descriptor::{
 };
 use super::gemm::{Epilogue, Gemm, GemmAlignments, GemmOperands};
 use super::{MAX_ALGORITHMS, WORKSPACE_LIMIT};
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
+use cudarc::cublaslt::sys::cublasLtEpilogue_t as Code;
 use cudarc::cublaslt::sys::cublasLtReductionScheme_t as Scheme;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use std::ffi::c_void;
@@ -34,7 +35,7 @@ impl MatmulCall<'_> {
         let mut matmul = MatmulDescriptor::new(api, p.tf32)?
             .set(MatmulAttribute::CUBLASLT_MATMUL_DESC_TRANSA, i32::from(p.transpose_b))?
             .set(MatmulAttribute::CUBLASLT_MATMUL_DESC_TRANSB, i32::from(p.transpose_a))?
-            .set(MatmulAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue.code() as u32)?;
+            .set(MatmulAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_code(p.epilogue) as u32)?;
         if p.epilogue != Epilogue::None {
             matmul = matmul.set(MatmulAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias)?;
         }
@@ -141,5 +142,21 @@ impl MatmulCall<'_> {
             )
         };
         self.api.check(status, || self.gemm.to_string())
+    }
+}
+
+/// cuBLASLt's code of an epilogue.
+fn epilogue_code(epilogue: Epilogue) -> Code {
+    match epilogue {
+        Epilogue::None => Code::CUBLASLT_EPILOGUE_DEFAULT,
+        Epilogue::Bias => Code::CUBLASLT_EPILOGUE_BIAS,
+        Epilogue::BiasRelu => Code::CUBLASLT_EPILOGUE_RELU_BIAS,
+        Epilogue::BiasGeluTanh => Code::CUBLASLT_EPILOGUE_GELU_BIAS,
+        Epilogue::BiasReluAux => Code::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
+        Epilogue::BiasGeluTanhAux => Code::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+        Epilogue::DreluBgrad => Code::CUBLASLT_EPILOGUE_DRELU_BGRAD,
+        Epilogue::DgeluTanhBgrad => Code::CUBLASLT_EPILOGUE_DGELU_BGRAD,
+        // The operands are exchanged: our A is cuBLASLt's B.
+        Epilogue::BgradA => Code::CUBLASLT_EPILOGUE_BGRADB,
     }
 }

@@ -8,7 +8,8 @@ mod descriptor;
 mod gemm;
 mod matmul_call;
 
-use crate::cuda::library::{LibraryError, WorkspaceAllocator, warn};
+use crate::cuda::library::warn;
+use crate::cuda::{LibraryError, WorkspaceAllocator};
 use api::{
     ARCHITECTURE_MISMATCH, CublasLtApi, EXECUTION_FAILED, INTERNAL_ERROR, INVALID_VALUE, MatmulAlgorithm,
     unsupported,

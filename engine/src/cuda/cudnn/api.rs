@@ -1,6 +1,7 @@
 //! Functions of libcudnn used by the engine.
+use crate::cuda::LibraryError;
 use crate::cuda::library::versions::check_library;
-use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::library::{c_functions, open};
 use cudarc::cudnn::sys;
 use cudarc::driver::DriverError;
 use std::ffi::{c_char, c_void};

@@ -4,11 +4,13 @@ use super::candidates::{self, GpuKind};
 use super::choices::{ConvChoice, ConvChoices, ConvPlanRecord, key};
 use super::descriptor::{AttributeName, Descriptor, DescriptorType, DevicePointer, HandleValue};
 use super::graph::{INPUT, OUTPUT, SQUARES, SUM, WEIGHT};
+use super::operands::{ChannelSums, FusionAlternative};
 use super::planner::{ConvPlanner, ExecutionPlan};
 use super::problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};
 use super::selection::{PlanSelection, SelectionError, fill_sums, skipped};
 use super::timing::EventTimer;
-use crate::cuda::library::{LibraryError, WorkspaceAllocator, warn};
+use crate::cuda::library::warn;
+use crate::cuda::{LibraryError, WorkspaceAllocator};
 use crate::{ConvAlgorithm, ConvShape, DType};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUstreamCaptureStatus};
@@ -50,25 +52,6 @@ impl Drop for CudnnHandle {
         // SAFETY: this value owns the handle.
         unsafe { (self.api.destroy)(self.raw) };
     }
-}
-
-/// Device addresses for the f32 sums of each output channel.
-#[derive(Clone, Copy, Debug)]
-pub struct ChannelSums {
-    /// Sums.
-    pub sum: CUdeviceptr,
-    /// Sums of squares.
-    pub squares: CUdeviceptr,
-    /// Number of channels.
-    pub channels: usize,
-}
-
-/// Work to time for the choice between a fused and a separate convolution.
-pub struct FusionAlternative<'a> {
-    /// Queues the work that follows the fused convolution.
-    pub rest: &'a mut dyn FnMut() -> Result<(), LibraryError>,
-    /// Queues the separate convolution and the work that follows it.
-    pub separate: &'a mut dyn FnMut() -> Result<(), LibraryError>,
 }
 
 /// Device addresses of a convolution's tensors. For gradient computations, they are those of the gradients.

@@ -1,6 +1,6 @@
 //! cuDNN's backend descriptors as owned values. A finalised descriptor does not depend on its children, so there are no lifetimes.
 use super::api::CudnnApi;
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
 use cudarc::cudnn::sys;
 use std::ffi::c_void;
 use sys::cudnnBackendAttributeType_t as Tag;

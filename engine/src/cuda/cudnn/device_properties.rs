@@ -1,7 +1,7 @@
 //! Device properties, for planning without a device.
 use super::api::CudnnApi;
 use super::descriptor::{AttributeName, Descriptor, DescriptorType};
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
 
 /// Properties of a device, which suffice for heuristics and plans without the device.
 pub struct DeviceProperties(pub(super) Descriptor);

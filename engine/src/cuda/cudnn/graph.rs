@@ -1,8 +1,9 @@
 //! Convolution as a cuDNN operation graph: one operation on three tensors, and the operations fused with it.
-use super::api::CudnnApi;
+use super::api::{CudnnApi, unsupported};
 use super::descriptor::{AttributeName, Descriptor, DescriptorPointer, DescriptorType, HandleValue};
 use super::problem::{ConvKind, ConvProblem};
-use crate::cuda::library::LibraryError;
+use crate::DType;
+use crate::cuda::LibraryError;
 use cudarc::cudnn::sys::cudnnGenStatsMode_t as Statistics;
 use cudarc::cudnn::sys::{cudnnConvolutionMode_t as Mode, cudnnDataType_t as DataType};
 
@@ -38,7 +39,7 @@ fn operations(api: &'static CudnnApi, problem: &ConvProblem) -> Result<Vec<Descr
     let s = &problem.shape;
     let (c_in, c_out, group_in) = (s.c_in as i64, s.c_out as i64, s.group_in() as i64);
     let (n, h, w, out_h, out_w) = (s.n as i64, s.h as i64, s.w as i64, s.out_h() as i64, s.out_w() as i64);
-    let stored = problem.data_type()?;
+    let stored = data_type(problem)?;
     let tensor = |id, data_type, dims| tensor(api, problem, id, data_type, dims)?.finalize();
     let input = tensor(INPUT, stored, [n, c_in, h, w])?;
     let weight = tensor(WEIGHT, stored, [c_out, group_in, s.kernel[0] as i64, s.kernel[1] as i64])?;
@@ -145,5 +146,15 @@ impl OperationAttributes {
                 beta: AttributeName::CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA,
             },
         }
+    }
+}
+
+/// cuDNN's data type of a problem's tensors.
+fn data_type(problem: &ConvProblem) -> Result<DataType, LibraryError> {
+    match problem.dtype {
+        DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
+        DType::F16 => Ok(DataType::CUDNN_DATA_HALF),
+        DType::BF16 => Ok(DataType::CUDNN_DATA_BFLOAT16),
+        _ => Err(unsupported(problem)),
     }
 }

@@ -12,6 +12,7 @@ mod conv;
 mod descriptor;
 mod device_properties;
 mod graph;
+mod operands;
 mod planner;
 mod problem;
 mod selection;
@@ -19,7 +20,8 @@ mod timing;
 
 pub use candidates::{GpuKind, PlanCounts, plan_counts, store_plan_candidates};
 pub use choices::ConvPlanRecord;
-pub use conv::{ChannelSums, Cudnn, FusionAlternative};
+pub use conv::Cudnn;
 pub use device_properties::DeviceProperties;
+pub use operands::{ChannelSums, FusionAlternative};
 pub use planner::{ConvPlanner, EngineSurvey};
 pub use problem::{ConvBenchmark, ConvEngineOptions, ConvFusion, ConvKind, ConvPlanChoice, ConvProblem};

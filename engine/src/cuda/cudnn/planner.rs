@@ -7,7 +7,7 @@ use super::device_properties::DeviceProperties;
 use super::graph::describe;
 use super::problem::{ConvEngineOptions, ConvProblem};
 use crate::DType;
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
 use cudarc::cudnn::sys::cudnnBackendHeurMode_t as Mode;
 use cudarc::cudnn::sys::cudnnBackendNumericalNote_t as Numerical;
 use std::collections::VecDeque;

@@ -1,8 +1,5 @@
 //! Description of a convolution for cuDNN, with constraints on its engine.
-use super::api::unsupported;
-use crate::cuda::library::LibraryError;
 use crate::{ConvShape, DType};
-use cudarc::cudnn::sys::cudnnDataType_t as DataType;
 use std::fmt;
 
 /// Kind of a convolution's computation.
@@ -102,18 +99,6 @@ pub struct ConvProblem {
     pub fusion: ConvFusion,
     /// Constraints on the engine.
     pub options: ConvEngineOptions,
-}
-
-impl ConvProblem {
-    /// cuDNN's data type of the tensors.
-    pub(super) fn data_type(&self) -> Result<DataType, LibraryError> {
-        match self.dtype {
-            DType::F32 => Ok(DataType::CUDNN_DATA_FLOAT),
-            DType::F16 => Ok(DataType::CUDNN_DATA_HALF),
-            DType::BF16 => Ok(DataType::CUDNN_DATA_BFLOAT16),
-            _ => Err(unsupported(self)),
-        }
-    }
 }
 
 impl fmt::Display for ConvProblem {

@@ -1,11 +1,11 @@
 //! Selection of a problem's plan by running candidates: the first that runs, the fastest, or a stored one.
 use super::api::{driver_error, is_fault, unsupported};
 use super::candidates;
-use super::conv::ChannelSums;
+use super::operands::ChannelSums;
 use super::planner::{ConvPlanner, ExecutionPlan, FIRST_THEN_ALL};
 use super::problem::ConvProblem;
 use super::timing::EventTimer;
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
 use cudarc::driver::result;
 use cudarc::driver::sys::CUstream;
 

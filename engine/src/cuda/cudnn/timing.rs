@@ -1,6 +1,6 @@
 //! Timing of work on a stream.
 use super::api::driver_error;
-use crate::cuda::library::LibraryError;
+use crate::cuda::LibraryError;
 use crate::cuda::stream::timing_event::TimingEvent;
 use cudarc::driver::sys::CUstream;
 

@@ -1,15 +1,7 @@
 //! Versions and paths of NVIDIA's libraries on this machine.
+use crate::cuda::LibraryInfo;
 use fornax_kernels::library;
 use std::ffi::c_int;
-
-/// Library for CUDA devices. NCCL is required for several GPUs only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LibraryInfo {
-    /// Name.
-    pub name: &'static str,
-    /// Version and path; or the reason why it cannot be used, with a remedy.
-    pub found: std::result::Result<(String, String), String>,
-}
 
 /// Describes the driver, NVRTC, cuBLASLt, cuDNN and NCCL of this machine.
 pub fn libraries() -> Vec<LibraryInfo> {

@@ -1,35 +1,18 @@
-//! Device memory that is owned (a tensor's block) or borrowed (a slice of it), and fills and copies of it.
+//! Device memory: allocation, fills and copies.
 pub(crate) mod allocator;
 pub(crate) mod arena;
 pub(crate) mod async_copy;
 pub(crate) mod constants;
 pub(crate) mod copy;
 pub(crate) mod pinned;
+pub(crate) mod slice;
 pub(crate) mod staging;
 
-use crate::cuda::{CudaError, Gpu, Result};
+use crate::cuda::{CudaError, DeviceBuffer, DeviceSlice, Gpu, Result};
 use crate::{DType, Device, Tensor};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
-use std::marker::PhantomData;
 use std::sync::Arc;
-
-/// Owned block of device memory. Dropping it frees it for work queued later.
-pub(crate) struct DeviceBuffer {
-    gpu: Arc<Gpu>,
-    pointer: CUdeviceptr,
-    bytes: usize,
-}
-
-/// Borrowed elements in device memory: pointer, length and dtype.
-#[derive(Clone, Copy)]
-pub(crate) struct DeviceSlice<'a> {
-    pub(crate) pointer: CUdeviceptr,
-    /// Number of elements.
-    pub(crate) len: usize,
-    pub(crate) dtype: DType,
-    buffer: PhantomData<&'a DeviceBuffer>,
-}
 
 /// Address of the first element of a tensor on a CUDA device, for work that is queued without the engine; `None` on the CPU.
 pub fn device_pointer(tensor: &Tensor) -> Option<CUdeviceptr> {
@@ -46,14 +29,14 @@ pub fn device_pointer(tensor: &Tensor) -> Option<CUdeviceptr> {
 pub unsafe fn record_stream(tensor: &Tensor, stream: CUstream) {
     if tensor.device() != Device::Cpu {
         let view = tensor.device_view();
-        view.gpu().record_stream(view.buffer().pointer, stream);
+        view.gpu().record_stream(view.buffer().pointer(), stream);
     }
 }
 
 impl Gpu {
     /// Allocates at least `bytes` of uninitialised memory, for work queued from now on.
     pub(crate) fn allocate(self: &Arc<Gpu>, bytes: usize) -> Result<DeviceBuffer> {
-        Ok(DeviceBuffer { pointer: self.allocate_block(bytes)?, gpu: self.clone(), bytes })
+        Ok(DeviceBuffer::new(self.clone(), self.allocate_block(bytes)?, bytes))
     }
 
     /// Allocates uninitialised memory for `len` elements.
@@ -76,44 +59,5 @@ impl Gpu {
         // SAFETY: both slices are inside live blocks of this device.
         unsafe { result::memcpy_dtod_async(to.pointer, from.pointer, from.bytes(), self.stream()) }
             .map_err(|e| CudaError::from_driver("copying on the device", e))
-    }
-}
-
-impl DeviceBuffer {
-    /// Device of the memory.
-    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
-        &self.gpu
-    }
-
-    /// Slice of `len` elements, starting at element `start`.
-    pub(crate) fn slice(&self, start: usize, len: usize, dtype: DType) -> DeviceSlice<'_> {
-        let end = start.checked_add(len).map(|end| dtype.bytes(end));
-        assert!(end.is_some_and(|end| end <= self.bytes), "the slice ends beyond its block");
-        DeviceSlice { pointer: self.pointer + (start * dtype.size()) as u64, len, dtype, buffer: PhantomData }
-    }
-
-    /// The whole block as elements of `dtype`.
-    pub(crate) fn as_slice(&self, dtype: DType) -> DeviceSlice<'_> {
-        self.slice(0, self.bytes / dtype.size(), dtype)
-    }
-}
-
-impl Drop for DeviceBuffer {
-    fn drop(&mut self) {
-        self.gpu.free_block(self.pointer);
-    }
-}
-
-impl DeviceSlice<'_> {
-    /// Size in bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.dtype.bytes(self.len)
-    }
-
-    /// Slice of `len` elements, starting at element `start`.
-    pub(crate) fn subslice(&self, start: usize, len: usize) -> Self {
-        let end = start.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.len), "the subslice ends beyond its slice");
-        DeviceSlice { pointer: self.pointer + (start * self.dtype.size()) as u64, len, ..*self }
     }
 }

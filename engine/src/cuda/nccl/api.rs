@@ -1,6 +1,7 @@
 //! Functions of libnccl used by the engine.
 use super::LIBRARY_NAMES;
-use crate::cuda::library::{LibraryError, c_functions, open};
+use crate::cuda::LibraryError;
+use crate::cuda::library::{c_functions, open};
 use cudarc::driver::sys::CUstream;
 use cudarc::nccl::sys;
 use std::ffi::{CStr, c_char, c_void};

@@ -1,7 +1,7 @@
 //! Profile of a device: the time of each kernel and library call, measured by events around each, in sum or as a timeline.
 use crate::Device;
 use crate::cuda::stream::timing_event::TimingEvent;
-use crate::cuda::{CudaError, Gpu, Result};
+use crate::cuda::{CudaError, DeviceInterval, Gpu, KernelTime, Result, StreamKind};
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUstream;
 use cudarc::driver::{profiler_start, profiler_stop};
@@ -10,43 +10,6 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Time of all launches of one kernel, or of all library calls of one kind.
-#[derive(Clone, Debug, PartialEq)]
-pub struct KernelTime {
-    /// Name of the kernel or of the library call.
-    pub name: String,
-    /// Number of launches.
-    pub launches: usize,
-    /// Seconds on the device. The events around each launch keep kernels from overlapping, so the sum exceeds the time of an unprofiled run.
-    pub seconds: f64,
-}
-
-/// Stream of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StreamKind {
-    /// Stream of kernels and library calls.
-    Compute,
-    /// Stream of collective operations.
-    Communication,
-    /// Stream of uploads.
-    Copy,
-}
-
-/// Interval in which a kernel, library call, collective operation or upload ran.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeviceInterval {
-    /// Name of the kernel or operation.
-    pub name: String,
-    /// Its stream.
-    pub stream: StreamKind,
-    /// Seconds from the start of the profile to its start.
-    pub start: f64,
-    /// Seconds from its start to its end.
-    pub seconds: f64,
-    /// Bytes of device memory that it read and wrote, as counted by the emulated device in counted mode.
-    pub bytes: Option<u64>,
-}
 
 /// Profile of a device from [`KernelProfile::start`] to [`KernelProfile::finish`]. Graph replays are not included: their kernels have no
 /// events of their own.

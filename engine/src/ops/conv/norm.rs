@@ -30,5 +30,5 @@ impl Tensor {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod tests;

@@ -8,7 +8,7 @@ mod max;
 mod shape;
 
 pub(crate) use adaptive::AdaptivePool;
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 pub(crate) use avg::window_means;
 pub use global::GlobalPool;
 pub use shape::{Pool2dOptions, PoolShape};

@@ -6,6 +6,12 @@ use crate::random::{RngKey, RngStream};
 const N: usize = 3;
 const SIZE: [usize; 3] = [5, 7, 3];
 
+/// The CPU, and in builds with CUDA the emulated device.
+fn devices() -> Vec<Device> {
+    let emulated = cfg!(feature = "cuda").then(|| Device::emulated(1).expect("g++ is installed"));
+    [Device::Cpu].into_iter().chain(emulated).collect()
+}
+
 fn batch() -> Tensor {
     let bytes: Vec<u8> = (0..N * 5 * 7 * 3).map(|i| (i * 7919 % 251) as u8).collect();
     Tensor::from_vec(bytes, [N, 5, 7, 3]).expect("memory")
@@ -72,9 +78,8 @@ fn expected(erase_mode: EraseMode, rounded: bool) -> Vec<f64> {
 
 #[test]
 fn images_are_mixed_normalised_and_erased() {
-    let device = Device::emulated(1).expect("g++ is installed");
     let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
-    for device in [Device::Cpu, device] {
+    for device in devices() {
         let (x, rows) =
             (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
         for (erase_mode, rounded) in
@@ -100,7 +105,7 @@ fn images_are_mixed_normalised_and_erased() {
 fn f32_images_give_the_results_of_u8_images() {
     let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
     let how = preparation(EraseMode::Pixel, true);
-    for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
+    for device in devices() {
         let rows = rows.to_device(&device).expect("memory");
         let prepared = |images: &Tensor| {
             let images = images.to_device(&device).expect("memory");
@@ -115,7 +120,7 @@ fn f32_images_give_the_results_of_u8_images() {
 #[test]
 fn half_precision_results_are_casts_of_f32_results() {
     let rows = ImageChange::rows(&changes(), N, 2).expect("they fit");
-    for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
+    for device in devices() {
         let (x, rows) =
             (batch().to_device(&device).expect("memory"), rows.to_device(&device).expect("memory"));
         for dtype in [DType::F16, DType::BF16] {
@@ -136,7 +141,7 @@ fn half_precision_results_are_casts_of_f32_results() {
 #[test]
 fn images_without_a_row_serve_as_partners_only() {
     let how = preparation(EraseMode::Const, false);
-    for device in [Device::Cpu, Device::emulated(1).expect("g++ is installed")] {
+    for device in devices() {
         let x = batch().to_device(&device).expect("memory");
         let prepared = |count: usize| {
             let rows = ImageChange::rows(&changes()[..count], N, 2).expect("they fit");
