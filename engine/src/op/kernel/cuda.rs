@@ -3,7 +3,7 @@ use super::argument::ArgumentKind;
 use super::binding::Binding;
 use super::declaration::DeclaredArgument;
 use super::geometry::GeometryKind;
-use super::run::{Number, plan, variant};
+use super::plan::{Number, plan, variant};
 use super::text::Code;
 use super::{Geometry, Kernel};
 use crate::cuda::{self, DeviceBuffer, DeviceSlice, KernelArg, LaunchConfig};

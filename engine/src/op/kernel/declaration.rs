@@ -1,9 +1,20 @@
 //! Declaration of a kernel, parsed and checked once.
 use super::argument::{ArgumentKind, ArgumentType, Axis, Element, ShapeType, name};
 use super::geometry::GeometryKind;
-use super::text::KernelText;
 use super::{Geometry, Kernel};
 use crate::DType;
+use std::panic::Location;
+
+/// Text of a kernel as declared.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum KernelText {
+    /// A whole kernel.
+    Source(&'static str),
+    /// The computation of one element, and where it was declared.
+    Body { text: &'static str, location: &'static Location<'static> },
+    /// Compiled code.
+    Image(&'static [u8]),
+}
 
 /// Maximum number of parameters of a kernel, as of a launch.
 const MAX_PARAMETERS: usize = 32;

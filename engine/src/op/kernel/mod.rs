@@ -6,20 +6,21 @@ mod cpu;
 mod cuda;
 mod declaration;
 mod geometry;
-mod run;
+mod plan;
 mod text;
 
 pub use geometry::{Geometry, LaunchExtents};
 
 use super::with_derivative;
 use crate::autograd::{Derivative, Gradients, Saved};
-use crate::{DType, Result, Tensor};
+use crate::{DType, Device, Result, Tensor};
 use argument::{Argument, List};
 use binding::Binding;
-use declaration::Declaration;
+use declaration::{Declaration, KernelText};
+use plan::numbers;
 use std::panic::Location;
 use std::sync::{Arc, Mutex, OnceLock};
-use text::{KernelText, Variant};
+use text::Variant;
 
 /// A CUDA kernel by declaration. It runs on CUDA devices, compiled by NVRTC, on the emulated device, and on the CPU, where g++ compiles the
 /// same text.
@@ -235,7 +236,12 @@ impl Kernel {
     ///
     /// Errors: as for [`Kernel::run`]; the number of values differs, or a value is not exact in its integer type.
     pub fn run_with(&self, inputs: &[&Tensor], scalars: &[f64]) -> Result<Vec<Tensor>> {
-        let outputs = run::run(self, &self.bind(inputs)?, scalars)?;
+        let binding = self.bind(inputs)?;
+        let scalars = numbers(&binding, scalars)?;
+        let outputs = match binding.device {
+            Device::Cpu => cpu::run(self, &binding, &scalars),
+            Device::Cuda(_) => cuda::run(self, &binding, &scalars),
+        }?;
         let tracked = |y| with_derivative(self.name, inputs, y, NoGradient(self.name));
         Ok(outputs.into_iter().map(tracked).collect())
     }

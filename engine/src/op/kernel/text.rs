@@ -1,21 +1,10 @@
 //! The text of a kernel that is compiled, for given dtypes and elements per thread.
 use super::argument::{ArgumentKind, Axis, Element};
-use super::declaration::{Declaration, DeclaredArgument, DeclaredElement};
+use super::declaration::{Declaration, DeclaredArgument, DeclaredElement, KernelText};
 use crate::DType;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::Location;
-
-/// Text of a kernel as declared.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum KernelText {
-    /// A whole kernel.
-    Source(&'static str),
-    /// The computation of one element, and where it was declared.
-    Body { text: &'static str, location: &'static Location<'static> },
-    /// Compiled code.
-    Image(&'static [u8]),
-}
 
 /// A kernel for given dtypes and elements per thread.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 //!
 //! f64 uses `generic`, im2col and GEMM, which is also the reference. In f32:
 //!
-//! - `depthwise` and `depthwise_weight` compute groups of 1, 2, 4 and 8 channels, vectorised over all channels;
+//! - `depthwise` computes groups of 1, 2, 4 and 8 channels, vectorised over all channels;
 //! - `winograd` computes 3x3 kernels of stride 1 with many channels;
-//! - `dense` computes every other forward pass and data gradient: a `plan` lists the source pixels that each target pixel
-//!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel;
+//! - `direct` computes every other forward pass and data gradient: a `plan` lists the source pixels that each target pixel
+//!   gathers, `panel` packs the weights, `band` or `batch_tile` iterates over the pixels, `tile` is the kernel, `dense` puts them together;
 //! - `weight` computes every other weight gradient, with the kernel in `outer`.
 //!
 //! `half` computes f16 and bf16: depthwise convolutions and Winograd tiles in f32, bf16 by `amx` on CPUs with tile registers, and
@@ -22,33 +22,27 @@
 )]
 use crate::conv_shape::ConvShape;
 use crate::dtype::{Real, as_f32, as_f32_mut};
+use direct::dense;
 use weight::WeightGradOperands;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
-mod band;
-mod batch_tile;
-mod bf16_pairs;
-mod dense;
 mod depthwise;
-mod depthwise_weight;
+mod direct;
 mod generic;
 mod groups;
 pub mod half;
-mod outer;
-mod panel;
-mod plan;
 mod prefetch;
 mod prologue;
+mod support;
 #[cfg(test)]
 mod tests;
-mod tile;
 mod weight;
 mod winograd;
-mod words;
 
-pub use prologue::{ConvInput, Prologue, forward_supports, weight_gradient_supports};
-pub use words::has_bf16;
+pub use half::words::has_bf16;
+pub use prologue::{ConvInput, Prologue};
+pub use support::{forward_supports, weight_gradient_supports};
 
 /// Forward pass:
 /// `y[n,oy,ox,o] = bias[o] + sum over ky,kx,i of x[n, oy*s+ky*d-p, ox*s+kx*d-p, i] * weight[o,ky,kx,i]`, where `i` runs over the
@@ -138,7 +132,7 @@ fn forward_f32(s: &ConvShape, input: ConvInput, weight: &[f32], bias: Option<&[f
 
 fn weight_gradient_f32(s: &ConvShape, input: ConvInput, dy: &[f32], dw: &mut [f32]) {
     if depthwise::supports(s) {
-        depthwise_weight::gradient(s, input, dy, dw);
+        depthwise::weight::gradient(s, input, dy, dw);
     } else if winograd::supports(s) {
         winograd::weight_gradient(s, input, dy, dw);
     } else {

@@ -1,16 +1,11 @@
 //! Batch norm and activation of a convolution's input, applied while a kernel copies or transforms the input, which saves the pass that
 //! would write the normalised input and read it again. The results are bitwise equal to a pass of its own.
-use super::{batch_tile, depthwise, winograd};
 use crate::Activation;
-use crate::conv_shape::ConvShape;
 use crate::cpu::cast::cast;
 use crate::cpu::scratch;
-use crate::cpu::simd;
 use crate::cpu::stored::Stored;
 use crate::dtype::DType;
 use crate::ops::batch_norm::cpu as batch_norm;
-use crate::ops::conv::cpu::groups::Groups;
-use crate::ops::conv::cpu::plan::ConvPlan;
 use std::ops::Range;
 
 /// `activation(x * scale + shift)` with per-channel scale and shift.
@@ -72,32 +67,12 @@ impl Prologue<'_> {
     }
 }
 
-fn clamp_bounds(activation: Activation) -> Option<[f32; 2]> {
+/// Lower and upper bound of an activation that clamps its argument.
+pub(super) fn clamp_bounds(activation: Activation) -> Option<[f32; 2]> {
     match activation {
         Activation::Identity => Some([f32::NEG_INFINITY, f32::INFINITY]),
         Activation::Relu => Some([0.0, f32::INFINITY]),
         Activation::Relu6 => Some([0.0, 6.0]),
         _ => None,
     }
-}
-
-/// Largest side of a grid whose padding costs bands more than a pass that applies the prologue. Batch tiles skip padding, but read in place.
-const MAX_BATCH_TILE_SIDE: usize = 8;
-
-/// True if the forward pass of this shape applies a prologue.
-pub fn forward_supports(s: &ConvShape, activation: Activation) -> bool {
-    if depthwise::supports(s) {
-        return true;
-    }
-    if winograd::supports(s) {
-        return clamp_bounds(activation).is_some();
-    }
-    let groups = Groups::of(s, s.group_out(), simd::level().lanes());
-    let plan = ConvPlan::forward(s, &groups);
-    !batch_tile::supports(&plan) || plan.grid.iter().all(|side| *side > MAX_BATCH_TILE_SIDE)
-}
-
-/// True if the weight gradient of this shape applies a prologue.
-pub fn weight_gradient_supports(s: &ConvShape, activation: Activation) -> bool {
-    !winograd::supports(s) || clamp_bounds(activation).is_some()
 }

@@ -1,4 +1,5 @@
 //! Forward pass and gradients against the definition in plain f64 loops.
+use super::half::bf16_pairs;
 use super::*;
 use crate::ConvAlgorithm;
 use crate::cpu::simd::{self, Level};

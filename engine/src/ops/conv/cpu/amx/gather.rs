@@ -12,8 +12,8 @@ use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::dtype::bf16;
 use crate::ops::conv::cpu::ConvInput;
+use crate::ops::conv::cpu::direct::plan::{ConvPlan, Phase, TapPosition};
 use crate::ops::conv::cpu::groups::Groups;
-use crate::ops::conv::cpu::plan::{ConvPlan, Phase, TapPosition};
 use std::ops::Range;
 
 /// Most channels for which the taps of a kernel row are joined.

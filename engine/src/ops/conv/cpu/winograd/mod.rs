@@ -10,9 +10,9 @@
 //! and multiplies all tiles with them.
 //!
 //! Every element is a sum over channels in their order, in runs, so the results depend neither on the partition nor on the size of the batch.
-use super::panel::{ColumnBlock, Panels};
+use super::direct::panel::{ColumnBlock, Panels};
+use super::direct::tile::{self, StoreKind, Tap, TileStore};
 use super::prefetch::Prefetch;
-use super::tile::{self, StoreKind, Tap, TileStore};
 use super::{ConvInput, SharedPtr};
 use crate::conv_shape::{ConvAlgorithm, ConvShape};
 use crate::cpu::cast::cast;

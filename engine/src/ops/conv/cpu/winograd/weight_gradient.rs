@@ -10,9 +10,9 @@ use crate::cpu::parallel::for_each_task;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 use crate::cpu::stored::Stored;
-use crate::ops::conv::cpu::outer::{OuterOperand, PixelLoop};
 use crate::ops::conv::cpu::prefetch::Prefetch;
 use crate::ops::conv::cpu::weight::OuterProduct;
+use crate::ops::conv::cpu::weight::outer::{OuterOperand, PixelLoop};
 use crate::ops::conv::cpu::{ConvInput, SharedPtr};
 use std::ops::Range;
 

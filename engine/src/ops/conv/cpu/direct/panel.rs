@@ -1,10 +1,10 @@
 //! Weights packed in the order in which the tiles read them, `[column block][tap][channel][column]`, zero-padded to whole registers.
 //! They are packed at each call: a transpose for the forward pass, row copies for the data gradient.
-use super::SharedPtr;
-use super::groups::Groups;
-use super::tile;
 use crate::conv_shape::ConvShape;
 use crate::cpu::simd::Level;
+use crate::ops::conv::cpu::SharedPtr;
+use crate::ops::conv::cpu::direct::tile;
+use crate::ops::conv::cpu::groups::Groups;
 use rayon::prelude::*;
 
 /// Fewest weights for packing in parallel.
@@ -12,32 +12,38 @@ const MIN_PARALLEL: usize = 1 << 15;
 
 /// Columns covered by one tile.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ColumnBlock {
+pub(in crate::ops::conv::cpu) struct ColumnBlock {
     /// Group of the columns.
-    pub(super) group: usize,
+    pub(in crate::ops::conv::cpu) group: usize,
     /// First register, counted within the group.
-    pub(super) first: usize,
+    pub(in crate::ops::conv::cpu) first: usize,
     /// Width in registers.
-    pub(super) registers: usize,
+    pub(in crate::ops::conv::cpu) registers: usize,
 }
 
 /// Columns of all groups, split into blocks.
-pub(super) struct Panels {
-    pub(super) level: Level,
-    pub(super) blocks: Vec<ColumnBlock>,
-    pub(super) groups: usize,
+pub(in crate::ops::conv::cpu) struct Panels {
+    pub(in crate::ops::conv::cpu) level: Level,
+    pub(in crate::ops::conv::cpu) blocks: Vec<ColumnBlock>,
+    pub(in crate::ops::conv::cpu) groups: usize,
     /// Columns per group.
-    pub(super) columns: usize,
+    pub(in crate::ops::conv::cpu) columns: usize,
     /// Registers per group; the last may be partly filled.
-    pub(super) registers: usize,
+    pub(in crate::ops::conv::cpu) registers: usize,
     /// Rows of a panel: taps times reduced channels.
-    pub(super) rows: usize,
+    pub(in crate::ops::conv::cpu) rows: usize,
 }
 
 impl Panels {
     /// Splits each group into blocks of two registers, with one block of three for an odd count. With `wide`, blocks have four registers
     /// if the count is a multiple of four.
-    pub(super) fn new(level: Level, groups: usize, columns: usize, rows: usize, wide: bool) -> Panels {
+    pub(in crate::ops::conv::cpu) fn new(
+        level: Level,
+        groups: usize,
+        columns: usize,
+        rows: usize,
+        wide: bool,
+    ) -> Panels {
         let registers = columns.div_ceil(level.lanes());
         let mut blocks = Vec::new();
         for group in 0..groups {
@@ -57,28 +63,34 @@ impl Panels {
     }
 
     /// Total elements of all panels.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::ops::conv::cpu) fn len(&self) -> usize {
         self.blocks.iter().map(|b| b.registers).sum::<usize>() * self.level.lanes() * self.rows
     }
 
     /// First element of a block's panel.
-    pub(super) fn start(&self, block: &ColumnBlock) -> usize {
+    pub(in crate::ops::conv::cpu) fn start(&self, block: &ColumnBlock) -> usize {
         (block.group * self.registers + block.first) * self.level.lanes() * self.rows
     }
 
     /// First column of a block within its group, and number of columns.
-    pub(super) fn range(&self, block: &ColumnBlock) -> (usize, usize) {
+    pub(in crate::ops::conv::cpu) fn range(&self, block: &ColumnBlock) -> (usize, usize) {
         let first = block.first * self.level.lanes();
         (first, (block.registers * self.level.lanes()).min(self.columns - first))
     }
 
     /// Pixels of a full tile of this block.
-    pub(super) fn tile_rows(&self, block: &ColumnBlock) -> usize {
+    pub(in crate::ops::conv::cpu) fn tile_rows(&self, block: &ColumnBlock) -> usize {
         tile::rows(self.level, block.registers)
     }
 
     /// Packs the panels of the forward pass: columns are output channels, rows `[tap][input channel]`.
-    pub(super) fn pack_forward(&self, s: &ConvShape, g: &Groups, weight: &[f32], out: &mut [f32]) {
+    pub(in crate::ops::conv::cpu) fn pack_forward(
+        &self,
+        s: &ConvShape,
+        g: &Groups,
+        weight: &[f32],
+        out: &mut [f32],
+    ) {
         let (k, inner) = (self.rows / g.merged, s.group_in());
         self.for_each(out, |block, out| {
             let width = block.registers * self.level.lanes();
@@ -106,7 +118,13 @@ impl Panels {
     }
 
     /// Packs the panels of the data gradient: columns are input channels, rows `[tap][output channel]`.
-    pub(super) fn pack_data(&self, s: &ConvShape, g: &Groups, weight: &[f32], out: &mut [f32]) {
+    pub(in crate::ops::conv::cpu) fn pack_data(
+        &self,
+        s: &ConvShape,
+        g: &Groups,
+        weight: &[f32],
+        out: &mut [f32],
+    ) {
         let (taps, inner) = (s.kernel[0] * s.kernel[1], s.group_in());
         self.for_each(out, |block, out| {
             let width = block.registers * self.level.lanes();

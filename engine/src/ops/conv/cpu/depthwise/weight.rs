@@ -1,13 +1,13 @@
 //! Weight gradient of depthwise convolution, and of grouped convolution with 2, 4 or 8 channels per group, in f32. The sums of a few
 //! neighbouring taps stay in registers, one register of output channels at a time, while `dy` and `x` are streamed.
-use super::depthwise::LANES;
-use super::prefetch::{Prefetch, PrefetchCursor, exceeds_cache};
-use super::{ConvInput, SharedPtr};
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, Simd, prefetch, simd_kernel};
 use crate::cpu::stored::Stored;
 use crate::dtype::as_f32;
+use crate::ops::conv::cpu::depthwise::LANES;
+use crate::ops::conv::cpu::prefetch::{Prefetch, PrefetchCursor, exceeds_cache};
+use crate::ops::conv::cpu::{ConvInput, SharedPtr};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -139,7 +139,7 @@ simd_kernel! {
 }
 
 /// Weight gradient from the input and `dy`. `dw` is overwritten.
-pub(super) fn gradient<T: Stored<Compute = f32>>(
+pub(in crate::ops::conv::cpu) fn gradient<T: Stored<Compute = f32>>(
     s: &ConvShape,
     input: ConvInput<T>,
     dy: &[T],

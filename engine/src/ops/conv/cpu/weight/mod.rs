@@ -3,17 +3,20 @@
 //!
 //! Every tap visits only the pixels whose input lies inside the image, so `x` is read in place. Where a tap has few channels, the taps
 //! of a kernel row are joined, over rows copied with horizontal padding. In bf16 a band is always copied to words that pair
-//! neighbouring pixels (see [`bf16_pairs`]).
-use super::band::pad_rows;
-use super::bf16_pairs;
-use super::groups::Groups;
-use super::outer::{self, OuterOperand, OuterSum, PixelLoop};
-use super::prefetch::Prefetch;
-use super::{ConvInput, SharedPtr};
+//! neighbouring pixels (`bands`).
+mod bands;
+pub(in crate::ops::conv::cpu) mod outer;
+
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
 use crate::dtype::bf16;
+use crate::ops::conv::cpu::direct::pad_rows;
+use crate::ops::conv::cpu::groups::Groups;
+use crate::ops::conv::cpu::prefetch::Prefetch;
+use crate::ops::conv::cpu::{ConvInput, SharedPtr};
+use bands::{BandOperand, with_paired_band};
+use outer::{OuterOperand, OuterSum, PixelLoop};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -64,7 +67,7 @@ struct WorkSplit {
 
 /// Input and output gradient.
 #[derive(Clone, Copy)]
-pub(super) enum WeightGradOperands<'a> {
+pub(in crate::ops::conv::cpu) enum WeightGradOperands<'a> {
     F32 {
         x: ConvInput<'a>,
         dy: &'a [f32],
@@ -77,7 +80,7 @@ pub(super) enum WeightGradOperands<'a> {
 }
 
 /// Weight gradient. `dw` is overwritten.
-pub(super) fn gradient(s: &ConvShape, operands: WeightGradOperands, dw: &mut [f32]) {
+pub(in crate::ops::conv::cpu) fn gradient(s: &ConvShape, operands: WeightGradOperands, dw: &mut [f32]) {
     if s.output_len() == 0 {
         return dw.fill(0.0);
     }
@@ -264,9 +267,7 @@ fn run_band(s: &ConvShape, split: &WorkSplit, operands: WeightGradOperands, work
         WeightGradOperands::F32 { x, dy } => (x, dy),
         WeightGradOperands::Bf16 { x, dy } => {
             let rows = rows.clone();
-            return bf16_pairs::with_band(s, x, dy, n..n + images, rows, |x, dy| {
-                tiles(s, split, x, dy, work)
-            });
+            return with_paired_band(s, x, dy, n..n + images, rows, |x, dy| tiles(s, split, x, dy, work));
         }
     };
     let plane = s.out_h() * s.out_w();
@@ -303,16 +304,6 @@ fn run_band(s: &ConvShape, split: &WorkSplit, operands: WeightGradOperands, work
         let source = BandOperand { x: copy.as_ptr(), row, image: height * row, first, left: s.padding[1] };
         tiles(s, split, &source, &output, work);
     });
-}
-
-/// Memory layout of one operand of a band: pointer, row and image stride in pixels (or pairs), index of its first row, and columns of
-/// padding before the first pixel.
-pub(super) struct BandOperand {
-    pub(super) x: *const f32,
-    pub(super) row: usize,
-    pub(super) image: usize,
-    pub(super) first: isize,
-    pub(super) left: usize,
 }
 
 /// Computes all tiles of one band.
@@ -378,11 +369,11 @@ fn tiles(s: &ConvShape, split: &WorkSplit, source: &BandOperand, target: &BandOp
 }
 
 /// Outer product summed over pixels.
-pub(super) struct OuterProduct {
-    pub(super) level: Level,
-    pub(super) pairs: bool,
-    pub(super) walk: PixelLoop,
-    pub(super) add: bool,
+pub(in crate::ops::conv::cpu) struct OuterProduct {
+    pub(in crate::ops::conv::cpu) level: Level,
+    pub(in crate::ops::conv::cpu) pairs: bool,
+    pub(in crate::ops::conv::cpu) walk: PixelLoop,
+    pub(in crate::ops::conv::cpu) add: bool,
 }
 
 impl OuterProduct {
@@ -390,7 +381,7 @@ impl OuterProduct {
     ///
     /// # Safety
     /// The conditions of [`outer::run`], over the ranges of both operands.
-    pub(super) unsafe fn tiles(
+    pub(in crate::ops::conv::cpu) unsafe fn tiles(
         &self,
         (scalars, from): (OuterOperand, Range<usize>),
         (vectors, over): (OuterOperand, Range<usize>),

@@ -1,13 +1,14 @@
 //! Forward pass and data gradient on 32-bit words: packs the weights and executes the plan over bands or batch tiles.
-use super::band::{self, ConvJob};
-use super::groups::Groups;
-use super::panel::Panels;
-use super::plan::ConvPlan;
-use super::tile::TileOutput;
-use super::{ConvInput, SharedPtr, batch_tile};
+use super::batch_tile;
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level};
+use crate::ops::conv::cpu::direct::band::{self, ConvJob};
+use crate::ops::conv::cpu::direct::panel::Panels;
+use crate::ops::conv::cpu::direct::plan::ConvPlan;
+use crate::ops::conv::cpu::direct::tile::TileOutput;
+use crate::ops::conv::cpu::groups::Groups;
+use crate::ops::conv::cpu::{ConvInput, SharedPtr};
 
 /// Outputs beyond this size use non-temporal stores: they would not stay in the caches until the next operation.
 const STREAM_BYTES: usize = 24 << 20;
@@ -16,7 +17,7 @@ const STREAM_BYTES: usize = 24 << 20;
 const MAX_WIDE_ROWS: usize = 1024;
 
 /// Forward pass. The input channels of `s` are counted in words.
-pub(super) fn forward<T: TileOutput>(
+pub(in crate::ops::conv::cpu) fn forward<T: TileOutput>(
     s: &ConvShape,
     x: ConvInput,
     weight: &[f32],
@@ -36,7 +37,12 @@ pub(super) fn forward<T: TileOutput>(
 }
 
 /// Data gradient. The output channels of `s` are counted in words.
-pub(super) fn data_gradient<T: TileOutput>(s: &ConvShape, dy: &[f32], weight: &[f32], dx: &mut [T]) {
+pub(in crate::ops::conv::cpu) fn data_gradient<T: TileOutput>(
+    s: &ConvShape,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut [T],
+) {
     let level = simd::level();
     let groups = Groups::of(s, s.group_in(), level.lanes());
     let plan = ConvPlan::data_gradient(s, &groups);
@@ -50,7 +56,7 @@ pub(super) fn data_gradient<T: TileOutput>(s: &ConvShape, dy: &[f32], weight: &[
 }
 
 /// True if non-temporal stores to `target`, with `columns` (or a multiple) elements per pixel, are possible and worthwhile.
-pub(super) fn use_streaming<T>(level: Level, columns: usize, target: &[T]) -> bool {
+pub(in crate::ops::conv::cpu) fn use_streaming<T>(level: Level, columns: usize, target: &[T]) -> bool {
     let register = level.lanes() * size_of::<T>();
     size_of_val(target) > STREAM_BYTES
         && (target.as_ptr() as usize).is_multiple_of(register)

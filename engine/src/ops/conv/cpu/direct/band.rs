@@ -1,28 +1,28 @@
 //! Executes a [`ConvPlan`] band by band. A band is a few rows of pixels, copied with padding into scratch memory that stays in the
 //! L2 cache while all column blocks are computed from it.
-use super::SharedPtr;
-use super::panel::Panels;
-use super::plan::{ConvPlan, Phase, TapPosition, append};
-use super::prefetch::Prefetch;
-use super::prologue::Prologue;
-use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use crate::cpu::scratch;
+use crate::ops::conv::cpu::SharedPtr;
+use crate::ops::conv::cpu::direct::panel::Panels;
+use crate::ops::conv::cpu::direct::plan::{ConvPlan, Phase, TapPosition, append};
+use crate::ops::conv::cpu::direct::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
+use crate::ops::conv::cpu::prefetch::Prefetch;
+use crate::ops::conv::cpu::prologue::Prologue;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Operands shared by all tasks of one convolution.
-pub(super) struct ConvJob<'a, T> {
-    pub(super) plan: &'a ConvPlan,
-    pub(super) panels: &'a Panels,
-    pub(super) packed: &'a [f32],
+pub(in crate::ops::conv::cpu) struct ConvJob<'a, T> {
+    pub(in crate::ops::conv::cpu) plan: &'a ConvPlan,
+    pub(in crate::ops::conv::cpu) panels: &'a Panels,
+    pub(in crate::ops::conv::cpu) packed: &'a [f32],
     /// Bias, padded to whole registers in each group.
-    pub(super) bias: Option<&'a [f32]>,
-    pub(super) source: &'a [f32],
+    pub(in crate::ops::conv::cpu) bias: Option<&'a [f32]>,
+    pub(in crate::ops::conv::cpu) source: &'a [f32],
     /// Applied to the source while it is copied.
-    pub(super) prologue: Option<Prologue<'a>>,
-    pub(super) target: SharedPtr<T>,
+    pub(in crate::ops::conv::cpu) prologue: Option<Prologue<'a>>,
+    pub(in crate::ops::conv::cpu) target: SharedPtr<T>,
     /// Use non-temporal stores. The target is aligned and its rows are whole registers.
-    pub(super) stream: bool,
+    pub(in crate::ops::conv::cpu) stream: bool,
 }
 
 /// Offsets of a grid pixel in the band's source and in the target, relative to the first pixel.
@@ -54,7 +54,7 @@ struct BandSplit {
 /// Smallest row length for which tiles end at row ends, so that taps on padding rows can be skipped.
 const MIN_SEGMENT_WIDTH: usize = 20;
 
-pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
+pub(in crate::ops::conv::cpu) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
     let split = BandSplit::of(plan, job.panels.columns * job.panels.groups, job.prologue.is_some());
     let pixels: Vec<Vec<PixelOffsets>> = plan.phases.iter().map(|p| pixels(plan, &split, p)).collect();
@@ -153,7 +153,7 @@ fn pixels(plan: &ConvPlan, split: &BandSplit, phase: &Phase) -> Vec<PixelOffsets
 
 /// Copies rows `first..` of an image with `pitch` elements per row to rows of `out_pitch` elements, shifted by `left` elements and
 /// zero-padded outside the image. Applies the prologue to the copied pixels.
-pub(super) fn pad_rows(
+pub(in crate::ops::conv::cpu) fn pad_rows(
     image: &[f32],
     pitch: usize,
     first: isize,
@@ -242,7 +242,7 @@ fn run_band<T: TileOutput>(
 
 impl<T> ConvJob<'_, T> {
     /// Pointer to the bias of a column block, or null.
-    pub(super) fn bias_of(&self, group: usize, column: usize) -> *const f32 {
+    pub(in crate::ops::conv::cpu) fn bias_of(&self, group: usize, column: usize) -> *const f32 {
         let padded = self.panels.registers * self.panels.level.lanes();
         self.bias.map_or(std::ptr::null(), |b| b[group * padded + column..].as_ptr())
     }

@@ -1,9 +1,10 @@
 //! One run of a kernel: the division of its work, the numbers that it is passed, and its code.
+use super::Kernel;
 use super::binding::Binding;
+use super::declaration::KernelText;
 use super::declaration::ScalarType;
-use super::text::{KernelText, Variant};
-use super::{Kernel, cpu, cuda};
-use crate::{Device, Error, Result, Tensor};
+use super::text::Variant;
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Number that is passed by value.
@@ -28,14 +29,6 @@ impl Launch {
 
     pub(super) fn block_count(&self) -> usize {
         self.blocks.iter().map(|blocks| *blocks as usize).product()
-    }
-}
-
-pub(super) fn run(kernel: &Kernel, binding: &Binding, scalars: &[f64]) -> Result<Vec<Tensor>> {
-    let scalars = numbers(binding, scalars)?;
-    match binding.device {
-        Device::Cpu => cpu::run(kernel, binding, &scalars),
-        Device::Cuda(_) => cuda::run(kernel, binding, &scalars),
     }
 }
 
@@ -78,7 +71,7 @@ pub(super) fn variant(kernel: &Kernel, binding: &Binding, vector: usize) -> Arc<
 }
 
 /// The values of the scalars in their types.
-fn numbers(binding: &Binding, values: &[f64]) -> Result<Vec<Number>> {
+pub(super) fn numbers(binding: &Binding, values: &[f64]) -> Result<Vec<Number>> {
     let (declared, operands) = (&binding.declared.scalars, binding.operands());
     let invalid = |why: String| Error::value(binding.kernel.name, &operands, why);
     if values.len() != declared.len() {

@@ -1,48 +1,48 @@
 //! Common form of the forward pass and the data gradient: every pixel of a grid sums taps of a source image.
-use super::groups::Groups;
-use super::tile::Tap;
 use crate::conv_shape::ConvShape;
+use crate::ops::conv::cpu::direct::tile::Tap;
+use crate::ops::conv::cpu::groups::Groups;
 
 /// Convolution that gathers. Grid pixel `(gy, gx)` of a phase reads source pixels `(gy * step + dy - pad, ...)` and writes target
 /// pixel `(gy * spread + origin, ...)`. The forward pass has one phase. The data gradient of a strided convolution has one phase per
 /// residue of the target pixel, with the taps that reach it, so that nothing is scattered.
 #[derive(Debug)]
-pub(super) struct ConvPlan {
-    pub(super) n: usize,
+pub(in crate::ops::conv::cpu) struct ConvPlan {
+    pub(in crate::ops::conv::cpu) n: usize,
     /// Height, width, channels of the source image.
-    pub(super) source: [usize; 3],
+    pub(in crate::ops::conv::cpu) source: [usize; 3],
     /// Height, width, channels of the target image.
-    pub(super) target: [usize; 3],
+    pub(in crate::ops::conv::cpu) target: [usize; 3],
     /// Input channels reduced per group.
-    pub(super) depth: usize,
-    pub(super) step: [usize; 2],
+    pub(in crate::ops::conv::cpu) depth: usize,
+    pub(in crate::ops::conv::cpu) step: [usize; 2],
     /// Rows and columns of padding before the source.
-    pub(super) pad: [usize; 2],
+    pub(in crate::ops::conv::cpu) pad: [usize; 2],
     /// Source rows and columns covered by the taps of a grid pixel.
-    pub(super) span: [usize; 2],
-    pub(super) grid: [usize; 2],
-    pub(super) spread: [usize; 2],
-    pub(super) phases: Vec<Phase>,
+    pub(in crate::ops::conv::cpu) span: [usize; 2],
+    pub(in crate::ops::conv::cpu) grid: [usize; 2],
+    pub(in crate::ops::conv::cpu) spread: [usize; 2],
+    pub(in crate::ops::conv::cpu) phases: Vec<Phase>,
 }
 
 /// Target pixels with the same taps.
 #[derive(Debug)]
-pub(super) struct Phase {
-    pub(super) origin: [usize; 2],
-    pub(super) taps: Vec<TapPosition>,
+pub(in crate::ops::conv::cpu) struct Phase {
+    pub(in crate::ops::conv::cpu) origin: [usize; 2],
+    pub(in crate::ops::conv::cpu) taps: Vec<TapPosition>,
 }
 
 /// One tap: its position in the padded source, and its first row in the weight panel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TapPosition {
-    pub(super) dy: usize,
-    pub(super) dx: usize,
-    pub(super) row: usize,
+pub(in crate::ops::conv::cpu) struct TapPosition {
+    pub(in crate::ops::conv::cpu) dy: usize,
+    pub(in crate::ops::conv::cpu) dx: usize,
+    pub(in crate::ops::conv::cpu) row: usize,
 }
 
 impl ConvPlan {
     /// Plan that computes `y` from `x`.
-    pub(super) fn forward(s: &ConvShape, g: &Groups) -> ConvPlan {
+    pub(in crate::ops::conv::cpu) fn forward(s: &ConvShape, g: &Groups) -> ConvPlan {
         let extent = |a: usize| s.dilation[a] * (s.kernel[a] - 1) + 1;
         let taps = pairs(s.kernel).map(|[ky, kx]| TapPosition {
             dy: ky * s.dilation[0],
@@ -65,7 +65,7 @@ impl ConvPlan {
     }
 
     /// Plan that computes `dx` from `dy`: input pixel `i` receives output pixel `(i + p - k*d) / s` where that is an integer.
-    pub(super) fn data_gradient(s: &ConvShape, g: &Groups) -> ConvPlan {
+    pub(in crate::ops::conv::cpu) fn data_gradient(s: &ConvShape, g: &Groups) -> ConvPlan {
         // Source offset of tap `k` for target residue `r`, if the tap reaches it.
         let reach = |a: usize, r: usize, k: usize| {
             let t = (r + s.padding[a]) as isize - (k * s.dilation[a]) as isize;
@@ -107,22 +107,22 @@ impl ConvPlan {
     }
 
     /// True if no tap lies outside the source, so that it can be read in place.
-    pub(super) fn in_place(&self) -> bool {
+    pub(in crate::ops::conv::cpu) fn in_place(&self) -> bool {
         (0..2).all(|a| self.pad[a] == 0 && self.padded(a, self.grid[a]) <= self.source[a])
     }
 
     /// Source rows (or columns) covered by `pixels` neighbouring grid pixels.
-    pub(super) fn padded(&self, axis: usize, pixels: usize) -> usize {
+    pub(in crate::ops::conv::cpu) fn padded(&self, axis: usize, pixels: usize) -> usize {
         (pixels - 1) * self.step[axis] + self.span[axis]
     }
 
     /// Grid rows and columns of a phase.
-    pub(super) fn extent(&self, phase: &Phase) -> [usize; 2] {
+    pub(in crate::ops::conv::cpu) fn extent(&self, phase: &Phase) -> [usize; 2] {
         [0, 1].map(|a| self.target[a].saturating_sub(phase.origin[a]).div_ceil(self.spread[a]))
     }
 
     /// Largest number of multiply-adds of a grid pixel, per column.
-    pub(super) fn reduction(&self) -> usize {
+    pub(in crate::ops::conv::cpu) fn reduction(&self) -> usize {
         self.phases.iter().map(|p| p.taps.len()).max().unwrap_or(0) * self.depth
     }
 
@@ -139,7 +139,7 @@ impl ConvPlan {
 }
 
 /// Appends a run to `taps`, merging it with the last run if it continues it.
-pub(super) fn append(taps: &mut Vec<Tap>, tap: Tap) {
+pub(in crate::ops::conv::cpu) fn append(taps: &mut Vec<Tap>, tap: Tap) {
     match taps.last_mut() {
         Some(last) if last.offset + last.len == tap.offset && last.row + last.len == tap.row => {
             last.len += tap.len;

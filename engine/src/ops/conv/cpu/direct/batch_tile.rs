@@ -1,8 +1,8 @@
 //! Executes a [`ConvPlan`] over small images: a tile is the same pixel of up to twelve images. Nothing is copied, and every tap on
 //! padding is skipped, which saves much of the work on planes of 4x4 or 7x7 pixels.
-use super::band::ConvJob;
-use super::plan::{ConvPlan, Phase, append};
-use super::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
+use crate::ops::conv::cpu::direct::band::ConvJob;
+use crate::ops::conv::cpu::direct::plan::{ConvPlan, Phase, append};
+use crate::ops::conv::cpu::direct::tile::{self, MAX_ROWS, Tap, TileOutput, TileStore};
 use rayon::prelude::*;
 
 /// Largest side, in grid pixels, of the planes that gain from skipping padding.
@@ -11,11 +11,11 @@ const MAX_PLANE: usize = 16;
 const MIN_IMAGES: usize = 6;
 
 /// True if the batch is large enough, the plane small enough, and some taps lie on padding.
-pub(super) fn supports(plan: &ConvPlan) -> bool {
+pub(in crate::ops::conv::cpu) fn supports(plan: &ConvPlan) -> bool {
     plan.n >= MIN_IMAGES && plan.grid.iter().all(|g| *g <= MAX_PLANE) && !plan.in_place()
 }
 
-pub(super) fn run<T: TileOutput>(job: &ConvJob<T>) {
+pub(in crate::ops::conv::cpu) fn run<T: TileOutput>(job: &ConvJob<T>) {
     let plan = job.plan;
     let tiles = plan.n.div_ceil(job.panels.tile_rows(&job.panels.blocks[0]));
     let pixels: Vec<GridPixel> = plan.phases.iter().flat_map(|phase| pixels(plan, phase)).collect();

@@ -8,7 +8,7 @@ use crate::dtype::bf16;
 use rayon::prelude::*;
 
 /// Multiply-add of two registers of words with accumulation in f32.
-pub(super) trait WordMulAdd<S: Simd> {
+pub(in crate::ops::conv::cpu) trait WordMulAdd<S: Simd> {
     /// `sum + a * b` for each word.
     ///
     /// # Safety
@@ -17,7 +17,7 @@ pub(super) trait WordMulAdd<S: Simd> {
 }
 
 /// Words of one f32.
-pub(super) struct F32Words;
+pub(in crate::ops::conv::cpu) struct F32Words;
 
 impl<S: Simd> WordMulAdd<S> for F32Words {
     #[inline(always)]
@@ -28,7 +28,7 @@ impl<S: Simd> WordMulAdd<S> for F32Words {
 
 /// Words of two bf16, whose two products are added.
 #[cfg(target_arch = "x86_64")]
-pub(super) struct Bf16Pairs;
+pub(in crate::ops::conv::cpu) struct Bf16Pairs;
 
 #[cfg(target_arch = "x86_64")]
 impl WordMulAdd<crate::cpu::simd::Avx512> for Bf16Pairs {
@@ -61,7 +61,11 @@ const CHUNK: usize = 4096;
 
 /// Calls `f` with pixels of `channels` channels as words: in place if the number of channels is even and the slice aligned, otherwise a
 /// copy, with a channel of zeros appended to an odd number.
-pub(super) fn with_channel_pairs<R>(x: &[bf16], channels: usize, f: impl FnOnce(&[f32]) -> R) -> R {
+pub(in crate::ops::conv::cpu) fn with_channel_pairs<R>(
+    x: &[bf16],
+    channels: usize,
+    f: impl FnOnce(&[f32]) -> R,
+) -> R {
     if let (true, Ok(words)) = (channels.is_multiple_of(2), bytemuck::try_cast_slice(x)) {
         return f(words);
     }
@@ -80,7 +84,7 @@ pub(super) fn with_channel_pairs<R>(x: &[bf16], channels: usize, f: impl FnOnce(
 }
 
 /// Calls `f` with words that pair neighbouring rows of `len` elements. An odd last row is paired with zeros.
-pub(super) fn with_row_pairs<R>(m: &[bf16], len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
+pub(in crate::ops::conv::cpu) fn with_row_pairs<R>(m: &[bf16], len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
     scratch::with((m.len() / len).div_ceil(2) * len, |words: &mut [f32]| {
         let to: &mut [u32] = bytemuck::cast_slice_mut(words);
         pair_rows(bytemuck::cast_slice(m), len, to);
@@ -89,7 +93,7 @@ pub(super) fn with_row_pairs<R>(m: &[bf16], len: usize, f: impl FnOnce(&[f32]) -
 }
 
 /// [`with_row_pairs`] into `out`.
-pub(super) fn pair_rows(m: &[u16], len: usize, out: &mut [u32]) {
+pub(in crate::ops::conv::cpu) fn pair_rows(m: &[u16], len: usize, out: &mut [u32]) {
     for (out, rows) in out.chunks_exact_mut(len).zip(m.chunks(2 * len)) {
         let (low, high) = rows.split_at(len);
         if high.is_empty() {

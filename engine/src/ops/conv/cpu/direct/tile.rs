@@ -1,31 +1,31 @@
 //! Register tile of the forward pass and the data gradient: a few pixels by a few registers of channels.
-use super::prefetch::PrefetchCursor;
-use super::words::{F32Words, WordMulAdd};
 use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
 use crate::dtype::bf16;
+use crate::ops::conv::cpu::half::words::{F32Words, WordMulAdd};
+use crate::ops::conv::cpu::prefetch::PrefetchCursor;
 
 /// Most pixels of a tile.
-pub(super) const MAX_ROWS: usize = 12;
+pub(in crate::ops::conv::cpu) const MAX_ROWS: usize = 12;
 
 /// Contiguous run of the reduction: `len` channels at `offset` from each pixel's pointer, times as many rows of the weight panel from
 /// `row` on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tap {
-    pub(super) offset: usize,
-    pub(super) row: usize,
-    pub(super) len: usize,
+pub(in crate::ops::conv::cpu) struct Tap {
+    pub(in crate::ops::conv::cpu) offset: usize,
+    pub(in crate::ops::conv::cpu) row: usize,
+    pub(in crate::ops::conv::cpu) len: usize,
 }
 
 /// How a tile is stored: number of valid columns, and the kind of the stores.
 #[derive(Clone, Copy)]
-pub(super) struct TileStore {
-    pub(super) columns: usize,
-    pub(super) kind: StoreKind,
+pub(in crate::ops::conv::cpu) struct TileStore {
+    pub(in crate::ops::conv::cpu) columns: usize,
+    pub(in crate::ops::conv::cpu) kind: StoreKind,
 }
 
 /// Kind of the stores of a tile.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum StoreKind {
+pub(in crate::ops::conv::cpu) enum StoreKind {
     Cached,
     /// Non-temporal: every column is valid, and the pointers are aligned to a register.
     Stream,
@@ -35,13 +35,13 @@ pub(super) enum StoreKind {
 
 impl TileStore {
     /// Stores to outputs of a convolution.
-    pub(super) fn outputs(columns: usize, stream: bool) -> TileStore {
+    pub(in crate::ops::conv::cpu) fn outputs(columns: usize, stream: bool) -> TileStore {
         TileStore { columns, kind: if stream { StoreKind::Stream } else { StoreKind::Cached } }
     }
 }
 
 /// Pixels of a full tile of `registers` registers: as many as the level has registers for accumulators.
-pub(super) fn rows(level: Level, registers: usize) -> usize {
+pub(in crate::ops::conv::cpu) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8, 6][registers - 1],
         Level::Neon => [12, 6, 4, 2][registers - 1],
@@ -166,7 +166,9 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     use std::arch::x86_64::*;
     // SAFETY: this function enables the features; the rest is the caller's obligation.
     unsafe {
-        let acc = sums::<Avx512, super::words::Bf16Pairs, MR, NV>(x, taps, panel, bias, ahead);
+        let acc = sums::<Avx512, crate::ops::conv::cpu::half::words::Bf16Pairs, MR, NV>(
+            x, taps, panel, bias, ahead,
+        );
         for j in 0..MR {
             for v in 0..NV {
                 let p: *mut __m256i = (*y.add(j)).add(v * Avx512::LANES).cast();
@@ -185,7 +187,7 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
 }
 
 /// Output element of a tile. It determines the content of the words of source and panel.
-pub(super) trait TileOutput: Copy + 'static {
+pub(in crate::ops::conv::cpu) trait TileOutput: Copy + 'static {
     /// Runs the kernel.
     ///
     /// # Safety
@@ -259,7 +261,7 @@ impl TileOutput for bf16 {
 /// `x` and `y` hold `m` pointers, the panel has `registers` registers of columns, and `bias` as many elements or is null. bf16 needs a
 /// CPU with AVX-512 BF16.
 #[inline]
-pub(super) unsafe fn run<T: TileOutput>(
+pub(in crate::ops::conv::cpu) unsafe fn run<T: TileOutput>(
     level: Level,
     m: usize,
     registers: usize,
@@ -281,7 +283,7 @@ pub(super) unsafe fn run<T: TileOutput>(
 /// # Safety
 /// The conditions of [`run`].
 #[inline]
-pub(super) unsafe fn run_ahead<T: TileOutput>(
+pub(in crate::ops::conv::cpu) unsafe fn run_ahead<T: TileOutput>(
     level: Level,
     m: usize,
     registers: usize,
@@ -312,7 +314,7 @@ pub(super) unsafe fn run_ahead<T: TileOutput>(
 
 simd_kernel! {
     /// Makes non-temporal stores visible to other threads.
-    pub(super) fn fence<S at level>() {
+    pub(in crate::ops::conv::cpu) fn fence<S at level>() {
         unsafe { S::fence() }
     }
 }

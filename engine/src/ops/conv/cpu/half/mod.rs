@@ -1,14 +1,18 @@
 //! Convolution in f16 and bf16, where a kernel reads and writes them. Depthwise convolutions and Winograd tiles are computed in f32; bf16
 //! uses the CPU's tiles or instructions for bf16 where it has them.
-#[cfg(target_arch = "x86_64")]
-use super::amx;
-use super::{ConvInput, bf16_pairs, check, depthwise, depthwise_weight, has_bf16, winograd};
+pub(in crate::ops::conv::cpu) mod bf16_pairs;
+pub(in crate::ops::conv::cpu) mod words;
+
 use crate::conv_shape::ConvShape;
 use crate::cpu::cast::cast;
 use crate::cpu::parallel::for_each_piece;
 use crate::cpu::scratch;
 use crate::cpu::stored::Stored;
 use crate::dtype::{DType, bf16};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::conv::cpu::amx;
+use crate::ops::conv::cpu::depthwise::weight as depthwise_weight;
+use crate::ops::conv::cpu::{ConvInput, check, depthwise, has_bf16, winograd};
 
 /// Kernels of a shape.
 enum HalfKernels {
@@ -67,7 +71,7 @@ pub fn bf16_instructions() -> Option<&'static str> {
     has_bf16().then_some("AVX-512 dot products")
 }
 
-/// [`super::forward`] in half precision, of an input with a prologue if [`supports_prologue`] accepts it.
+/// [`crate::ops::conv::cpu::forward`] in half precision, of an input with a prologue if [`supports_prologue`] accepts it.
 pub fn forward<T: Stored<Compute = f32>>(
     s: &ConvShape,
     x: ConvInput<T>,
@@ -93,7 +97,7 @@ pub fn forward<T: Stored<Compute = f32>>(
     }
 }
 
-/// [`super::data_gradient`] in half precision.
+/// [`crate::ops::conv::cpu::data_gradient`] in half precision.
 pub fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
     check(s, dx.len(), weight.len(), dy.len());
     match HalfKernels::expect::<T>(s) {
@@ -109,7 +113,7 @@ pub fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: 
     }
 }
 
-/// [`super::weight_gradient`] in half precision, of an input with a prologue if [`supports_prologue`] accepts it.
+/// [`crate::ops::conv::cpu::weight_gradient`] in half precision, of an input with a prologue if [`supports_prologue`] accepts it.
 pub fn weight_gradient<T: Stored<Compute = f32>>(s: &ConvShape, x: ConvInput<T>, dy: &[T], dw: &mut [T]) {
     check(s, x.x.len(), dw.len(), dy.len());
     scratch::with(dw.len(), |sums: &mut [f32]| {

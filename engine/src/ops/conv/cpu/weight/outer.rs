@@ -1,36 +1,36 @@
 //! Register tile of the weight gradient: an outer product summed over pixels.
-use super::prefetch::PrefetchCursor;
-use super::words::{F32Words, WordMulAdd};
 use crate::cpu::simd::{Level, Simd, prefetch, simd_kernel};
+use crate::ops::conv::cpu::half::words::{F32Words, WordMulAdd};
+use crate::ops::conv::cpu::prefetch::PrefetchCursor;
 
 /// Extents of the pixels that a tile sums over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PixelLoop {
-    pub(super) images: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+pub(in crate::ops::conv::cpu) struct PixelLoop {
+    pub(in crate::ops::conv::cpu) images: usize,
+    pub(in crate::ops::conv::cpu) rows: usize,
+    pub(in crate::ops::conv::cpu) columns: usize,
 }
 
 /// Operand of the outer product: first element, and the strides of images, rows and pixels.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OuterOperand {
-    pub(super) ptr: *const f32,
-    pub(super) image: usize,
-    pub(super) row: usize,
-    pub(super) pixel: usize,
+pub(in crate::ops::conv::cpu) struct OuterOperand {
+    pub(in crate::ops::conv::cpu) ptr: *const f32,
+    pub(in crate::ops::conv::cpu) image: usize,
+    pub(in crate::ops::conv::cpu) row: usize,
+    pub(in crate::ops::conv::cpu) pixel: usize,
 }
 
 /// Destination of the sums: rows `pitch` apart, `last` lanes in the last register. With `add`, sums are accumulated.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OuterSum {
-    pub(super) ptr: *mut f32,
-    pub(super) pitch: usize,
-    pub(super) last: usize,
-    pub(super) add: bool,
+pub(in crate::ops::conv::cpu) struct OuterSum {
+    pub(in crate::ops::conv::cpu) ptr: *mut f32,
+    pub(in crate::ops::conv::cpu) pitch: usize,
+    pub(in crate::ops::conv::cpu) last: usize,
+    pub(in crate::ops::conv::cpu) add: bool,
 }
 
 /// Scalars of a full tile of `registers` registers.
-pub(super) fn rows(level: Level, registers: usize) -> usize {
+pub(in crate::ops::conv::cpu) fn rows(level: Level, registers: usize) -> usize {
     match level {
         Level::Avx512 => [12, 12, 8][registers - 1],
         Level::Neon => [12, 6, 4][registers - 1],
@@ -138,7 +138,11 @@ unsafe fn outer_bf16<const MR: usize, const NV: usize>(
 ) {
     use crate::cpu::simd::Avx512;
     // SAFETY: this function enables the features; the rest is the caller's obligation.
-    unsafe { outer_sum::<Avx512, super::words::Bf16Pairs, MR, NV>(pixels, scalars, vectors, sum, ahead) }
+    unsafe {
+        outer_sum::<Avx512, crate::ops::conv::cpu::half::words::Bf16Pairs, MR, NV>(
+            pixels, scalars, vectors, sum, ahead,
+        )
+    }
 }
 
 /// Not called: no other CPU has the instructions.
@@ -158,7 +162,7 @@ unsafe fn outer_bf16<const MR: usize, const NV: usize>(
 /// # Safety
 /// The conditions of [`outer`]. With `pairs`, the CPU must have AVX-512 BF16.
 #[inline]
-pub(super) unsafe fn run(
+pub(in crate::ops::conv::cpu) unsafe fn run(
     level: Level,
     pairs: bool,
     m: usize,

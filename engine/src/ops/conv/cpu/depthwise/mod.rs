@@ -2,16 +2,18 @@
 //! are widened to copies in the L2 cache. The
 //! plan's taps are single channels, vectorised over all channels; the other channels of a group are read from neighbouring lanes.
 //! The source is read in place, or from a copy in the L2 cache to which a prologue was applied; pixels near the border have fewer taps.
-use super::dense;
-use super::groups::Groups;
-use super::plan::{ConvPlan, Phase};
-use super::prefetch::{Prefetch, exceeds_cache};
-use super::{ConvInput, SharedPtr};
+pub(in crate::ops::conv::cpu) mod weight;
+
 use crate::conv_shape::ConvShape;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Level, simd_kernel};
 use crate::cpu::stored::Stored;
 use crate::dtype::as_f32;
+use crate::ops::conv::cpu::direct::dense;
+use crate::ops::conv::cpu::direct::plan::{ConvPlan, Phase};
+use crate::ops::conv::cpu::groups::Groups;
+use crate::ops::conv::cpu::prefetch::{Prefetch, exceeds_cache};
+use crate::ops::conv::cpu::{ConvInput, SharedPtr};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -29,12 +31,12 @@ fn max_pixels(level: Level, width: usize) -> usize {
 }
 
 /// True for groups of 1, 2, 4 or 8 input channels with as many output channels.
-pub(super) fn supports(s: &ConvShape) -> bool {
+pub(in crate::ops::conv::cpu) fn supports(s: &ConvShape) -> bool {
     let g = s.group_in();
     s.groups > 1 && g == s.group_out() && g <= MAX_GROUP_WIDTH && g.is_power_of_two()
 }
 
-pub(super) fn forward<T: Stored<Compute = f32>>(
+pub(in crate::ops::conv::cpu) fn forward<T: Stored<Compute = f32>>(
     s: &ConvShape,
     x: ConvInput<T>,
     weight: &[T],
@@ -45,7 +47,12 @@ pub(super) fn forward<T: Stored<Compute = f32>>(
     run(&ConvPlan::forward(s, &SINGLE), s.group_in(), x, weight, bias, y, |o, i| (i, o));
 }
 
-pub(super) fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], weight: &[T], dx: &mut [T]) {
+pub(in crate::ops::conv::cpu) fn data_gradient<T: Stored<Compute = f32>>(
+    s: &ConvShape,
+    dy: &[T],
+    weight: &[T],
+    dx: &mut [T],
+) {
     let g = s.group_in();
     // Transposed: the row is the index of the output channel in its group.
     let dy = ConvInput::plain(dy);
@@ -53,7 +60,7 @@ pub(super) fn data_gradient<T: Stored<Compute = f32>>(s: &ConvShape, dy: &[T], w
 }
 
 /// `LANES[log2 g][i]`: for each lane, the index of lane `i` of its group of `g` lanes.
-pub(super) static LANES: [[[i32; 16]; MAX_GROUP_WIDTH]; 4] = {
+pub(in crate::ops::conv::cpu) static LANES: [[[i32; 16]; MAX_GROUP_WIDTH]; 4] = {
     let mut lanes = [[[0; 16]; MAX_GROUP_WIDTH]; 4];
     let mut n = 0;
     while n < 4 * MAX_GROUP_WIDTH * 16 {
@@ -207,7 +214,7 @@ fn run<T: Stored<Compute = f32>>(
             });
             if stream {
                 // SAFETY: the CPU supports the level.
-                unsafe { super::tile::fence(level) };
+                unsafe { crate::ops::conv::cpu::direct::tile::fence(level) };
             }
         });
     });
