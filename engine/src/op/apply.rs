@@ -1,6 +1,6 @@
 //! Running an operation: checks, memory for the results, half precision on the CPU, errors, and its place in the graph.
-use super::launch::check_device;
-use super::{CpuCall, DTypes, Mismatch, Op, Spec, TensorInfo, launch};
+use super::launch::{Few, check_device, launch_checked};
+use super::{CpuCall, DTypes, Mismatch, Op, Spec, TensorInfo};
 use crate::autograd::{Derivative, Gradients, Saved, is_tracked, recomputed_gradients, track};
 use crate::{DType, Device, Error, Result, Tensor, shapes_only};
 
@@ -66,7 +66,7 @@ pub(crate) fn no_second_derivative(op: &str) -> Error {
 pub(crate) fn compute_all(op: &dyn Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
     let spec = op.spec();
     let names = |i: usize| spec.operands[i.min(spec.operands.len() - 1)];
-    let named: Vec<(&'static str, &Tensor)> = x.iter().enumerate().map(|(i, t)| (names(i), *t)).collect();
+    let named: Few<(&'static str, &Tensor)> = x.iter().enumerate().map(|(i, t)| (names(i), *t)).collect();
     let device = check_device(spec.name, &named)?;
     let results = check_dtypes(&spec, x, device).and_then(|()| op.results(x));
     let results = results.map_err(|mismatch| mismatch.error(spec.name, &named))?;
@@ -82,11 +82,11 @@ fn on_gpu(
     operands: &[(&'static str, &Tensor)],
     results: &[TensorInfo],
 ) -> Result<Vec<Tensor>> {
-    launch(name, operands, |gpu, x| {
+    launch_checked(name, operands, |gpu, x| {
         let empty = |r: &TensorInfo| Tensor::build_on(gpu, r.shape, r.dtype, |_| Ok(()));
         let y = results.iter().map(empty).collect::<std::result::Result<Vec<_>, _>>()?;
-        let views: Vec<_> = y.iter().map(Tensor::device_view).collect();
-        op.cuda(gpu, x, &views.iter().map(|view| view.slice()).collect::<Vec<_>>())?;
+        let views: Few<_> = y.iter().map(Tensor::device_view).collect();
+        op.cuda(gpu, x, &views.iter().map(|view| view.slice()).collect::<Few<_>>())?;
         drop(views);
         Ok(y)
     })

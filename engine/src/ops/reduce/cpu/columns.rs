@@ -35,12 +35,28 @@ pub(super) fn column_sums<T: Real>(m: &[T], columns: usize, sums: &mut [T]) {
     });
 }
 
+/// Registers of sums at once: independent additions hide their latency.
+const REGISTERS: usize = 4;
+
 simd_kernel! {
     /// `sum[j] = sum over rows of m[row, j]`, for `rows` rows of `columns` elements. `sum` is overwritten.
     fn sum_rows<S>(m: *const f32, rows: usize, columns: usize, sum: *mut f32) {
         // SAFETY: the caller's pointers hold so many elements, and lanes stop at the last column.
         unsafe {
             let mut j = 0;
+            while j + REGISTERS * S::LANES <= columns {
+                let mut acc = [S::splat(0.0); REGISTERS];
+                for r in 0..rows {
+                    let row = m.add(r * columns + j);
+                    for k in 0..REGISTERS {
+                        acc[k] = S::add(acc[k], S::load(row.add(k * S::LANES)));
+                    }
+                }
+                for k in 0..REGISTERS {
+                    S::store(sum.add(j + k * S::LANES), acc[k]);
+                }
+                j += REGISTERS * S::LANES;
+            }
             while j < columns {
                 let lanes = if columns - j < S::LANES { columns - j } else { S::LANES };
                 let mut acc = S::splat(0.0);
