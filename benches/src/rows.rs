@@ -59,6 +59,8 @@ fn passes(case: &Case) -> &'static [Pass] {
         "conv2d" => &[Forward, BackwardTo(0), BackwardTo(1)],
         // The gradients are the upstream gradient itself.
         "add" if case.inputs[0].shape == case.inputs[1].shape => &[Forward],
+        // A mask has no gradient.
+        "gt" => &[Forward],
         _ => &[Forward, Backward],
     }
 }

@@ -67,7 +67,7 @@ impl fmt::Display for DType {
 }
 
 /// A Rust type that can be an element of a tensor.
-pub trait Element: bytemuck::Pod + Send + Sync + fmt::Debug + 'static {
+pub trait Element: bytemuck::Pod + PartialOrd + Send + Sync + fmt::Debug + 'static {
     /// The dtype of this type.
     const DTYPE: DType;
     /// From f64, rounding to nearest (floats) or truncating towards zero and saturating (integers).

@@ -11,6 +11,7 @@
 //! # Ok(()) }
 //! ```
 mod autograd;
+mod axis;
 pub mod collective;
 pub mod conv_shape;
 pub mod cpu;
@@ -40,6 +41,7 @@ pub mod testing;
 mod window;
 
 pub use autograd::{GradientHook, Hook, checkpoint, gradients, no_grad};
+pub use axis::{Axes, Axis};
 pub use collective::{Collective, PendingCollective, Reduction};
 pub use conv_shape::{ConvAlgorithm, ConvShape};
 pub use device::Device;
@@ -47,10 +49,10 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Operands, Result};
 pub use fuse::{GradClip, GradientRule, LossScaling, UpdateRule};
 pub use mapped::MappedFile;
-pub use ops::PendingUpdateStats;
 #[doc(inline)]
 pub use ops::conv::cpu as conv_kernels;
 pub use ops::{AttentionMask, BatchNorm, Conv2dOptions, ConvBatchNorm, GlobalPool};
+pub use ops::{Comparand, PendingUpdateStats};
 pub use ops::{EraseMode, ImageBox, ImageChange, ImagePreparation, MaskRng};
 pub use ops::{Pool2dOptions, UpdateOperands, UpdateState, UpdateStats, pack, update};
 pub use resampling::Interpolation;
@@ -59,7 +61,7 @@ pub use self_test::{SelfTest, self_tests};
 pub use shape::{IntoShape, MAX_NUMEL, MAX_RANK, Shape};
 pub use shapes_only::shapes_only;
 pub use storage::{ReadGuard, WriteGuard};
-pub use tensor::Tensor;
+pub use tensor::{AxisIndex, Generator, IntoAxisIndices, IntoElements, Tensor};
 
 /// The guide's examples, compiled and run as documentation tests.
 #[cfg(all(doctest, feature = "testing"))]

@@ -1,4 +1,12 @@
 //! The tensor: a cheap handle to dense row-major elements on a device, with its autograd metadata.
+mod create;
+mod display;
+mod index;
+mod operators;
+
+pub use create::{Generator, IntoElements};
+pub use index::{AxisIndex, IntoAxisIndices};
+
 use crate::autograd::{AutogradMeta, Leaf};
 use crate::cuda::{self, CudaError, DeviceSlice, Gpu};
 use crate::storage::{DeferredElements, DeviceView, ReadGuard, Storage, WriteGuard};

@@ -41,7 +41,7 @@ fn tensor(dims: impl Strategy<Value = Vec<usize>>) -> impl Strategy<Value = Tens
             return dense(values(0));
         }
         let pair = [dense(values(1000)), dense(values(0)), dense(values(2000))];
-        let stacked = Tensor::concat(&pair.each_ref(), 0).expect("equal shapes");
+        let stacked = Tensor::cat(&pair.each_ref(), 0).expect("equal shapes");
         stacked.narrow(0, dims[0], dims[0]).expect("in range")
     })
 }
@@ -279,7 +279,7 @@ proptest! {
             })
         });
         let operands: Vec<&Tensor> = parts.iter().collect();
-        check(Tensor::concat(&operands, axis), (&parts, axis), model)?;
+        check(Tensor::cat(&operands, axis), (&parts, axis), model)?;
     }
 
     #[test]

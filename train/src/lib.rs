@@ -52,6 +52,21 @@ pub mod train_step;
 pub mod trainer;
 pub mod weights;
 
+/// What a program with tensors and models of its own needs.
+///
+/// ```
+/// use fornax::prelude::*;
+///
+/// # fn main() -> fornax::Result<()> {
+/// let x = Tensor::randn([2, 3], DType::F32, &Device::Cpu, 0)?;
+/// println!("{}", ((&x * 2.0)? + 1.0)?.i((.., -1))?);
+/// # Ok(()) }
+/// ```
+pub mod prelude {
+    pub use fornax_engine::{Activation, DType, Device, Tensor, no_grad};
+    pub use fornax_nn::{Context, ModelOptions, Module, Visitor, create_model, named_parameters};
+}
+
 pub use error::{Error, Result};
 pub use fornax_engine as engine;
 pub use fornax_engine::op::{CustomOp, Kernel};

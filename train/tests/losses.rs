@@ -98,8 +98,8 @@ fn jsd_loss_of_two_splits_trains_digits() {
         let dim: Vec<u8> = batch.images.to_vec::<u8>().expect("bytes").iter().map(|v| v - v / 4).collect();
         let dim = Tensor::from_vec(dim, *batch.images.shape()).expect("the same shape");
         Batch::new(
-            Tensor::concat(&[&batch.images, &dim], 0).expect("the same shapes"),
-            Tensor::concat(&[&batch.target, &batch.target], 0).expect("the same shapes"),
+            Tensor::cat(&[&batch.images, &dim], 0).expect("the same shapes"),
+            Tensor::cat(&[&batch.target, &batch.target], 0).expect("the same shapes"),
         )
     };
     assert_trains(JsdCrossEntropy { num_splits: 2, alpha: 12.0, smoothing: 0.1 }, splits);

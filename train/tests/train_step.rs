@@ -326,7 +326,7 @@ fn accumulated_batches_match_one_large_batch() {
     let _alone = one_at_a_time();
     // Batch norm normalises each batch separately, so both batches are equal here; running statistics are not compared.
     let (half, device) = (batch(1, 4), Device::Cpu);
-    let twice = |t: &Tensor| Tensor::concat(&[t, t], 0).expect("memory");
+    let twice = |t: &Tensor| Tensor::cat(&[t, t], 0).expect("memory");
     let whole = Batch::new(twice(&half.images), twice(&half.target));
     let mut once = Run::new(TrainStepOptions::default(), SGD, None, device);
     let mut parts = Run::new(TrainStepOptions::default(), SGD, None, device);

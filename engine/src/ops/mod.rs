@@ -24,6 +24,7 @@ pub(crate) mod shape;
 pub use batch_norm::{BatchNorm, ConvBatchNorm};
 pub use conv::Conv2dOptions;
 pub use dropout::MaskRng;
+pub use elementwise::Comparand;
 pub use image::{EraseMode, ImageBox, ImageChange, ImagePreparation};
 pub use linear::AttentionMask;
 pub use optimizer::{PendingUpdateStats, UpdateOperands, UpdateState, UpdateStats, update};

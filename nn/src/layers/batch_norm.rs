@@ -110,7 +110,7 @@ impl BatchNorm2d {
             Ok(y)
         });
         let parts = parts.collect::<Result<Vec<Tensor>>>()?;
-        let y = Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?;
+        let y = Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0)?;
         Ok(if self.has_activation() || activation == Activation::Identity {
             cx.capture(&self.info, y, 0)
         } else {

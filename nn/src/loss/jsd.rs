@@ -36,7 +36,7 @@ impl Loss for JsdCrossEntropy {
         for p in &probs[1..] {
             mixture = mixture.add(p)?;
         }
-        let log_mixture = mixture.mul_scalar(1.0 / self.num_splits as f64)?.clamp(1e-7, 1.0)?.ln()?;
+        let log_mixture = mixture.mul_scalar(1.0 / self.num_splits as f64)?.clamp(1e-7, 1.0)?.log()?;
         let mut divergence = Tensor::zeros((), logits.dtype(), &logits.device())?;
         for (p, log_p) in probs.iter().zip(&log_probs) {
             divergence = divergence.add(&p.mul(&log_p.sub(&log_mixture)?)?.sum_all()?)?;

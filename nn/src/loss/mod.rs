@@ -32,7 +32,7 @@ pub trait Loss: Debug + Send + Sync {
 /// the lower class wins a tie.
 pub fn top_k_correct(logits: &Tensor, target: &Tensor, k: usize) -> Result<usize> {
     let classes = target::classes_of(logits)?;
-    let (best, target) = (logits.detach().top_k(k.min(classes), 1, false)?.1, target.read::<i64>()?);
+    let (best, target) = (logits.detach().topk(k.min(classes), 1, true)?.1, target.read::<i64>()?);
     let best = best.read::<i64>()?;
     Ok(best.chunks_exact(k.min(classes)).zip(target.iter()).filter(|(best, t)| best.contains(t)).count())
 }

@@ -165,7 +165,7 @@ impl Model for VisionTransformer {
         // The residual stream has the dtype of layer norm.
         let patches = cx.autocast(Operation::RowNorm, &patches)?.reshape([n, h * w, c])?;
         let token = in_dtype(&self.cls_token, patches.dtype())?.expand([n, 1, c])?;
-        let tokens = Tensor::concat(&[&token, &patches], 1)?;
+        let tokens = Tensor::cat(&[&token, &patches], 1)?;
         let tokens = tokens.add(&in_dtype(&self.pos_embed, tokens.dtype())?)?;
         let tokens = self.blocks.forward(&tokens, cx)?;
         match self.pooling {

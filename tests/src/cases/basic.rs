@@ -51,7 +51,7 @@ fn arithmetic(rows: &mut Vec<Case>) {
         ("affine", |t| t.affine(2.0, 0.25), Values::Normal),
         ("abs", Tensor::abs, Values::Normal),
         ("sqrt", Tensor::sqrt, Values::Positive),
-        ("ln", Tensor::ln, Values::Positive),
+        ("ln", Tensor::log, Values::Positive),
         ("square", Tensor::square, Values::Normal),
         ("powf", |t| t.powf(2.5), Values::Positive),
         ("clamp", |t| t.clamp(-0.7, 0.9), Values::Normal),
@@ -63,6 +63,41 @@ fn arithmetic(rows: &mut Vec<Case>) {
     }
     let mask = fixed(&[3, 1, 5], Values::Mask);
     rows.push(Case::new("masked", "broadcast", vec![x(&[3, 2, 5]), mask], |t| t[0].masked(&t[1])));
+    // A coarse grid has ties.
+    let coarse = |shape: &[usize]| fixed(shape, Values::Coarse);
+    type Comparison = fn(&Tensor, &Tensor) -> fornax_engine::Result<Tensor>;
+    let comparisons: [(&'static str, Comparison); 6] = [
+        ("eq", |a, b| a.eq(b)),
+        ("ne", |a, b| a.ne(b)),
+        ("lt", |a, b| a.lt(b)),
+        ("le", |a, b| a.le(b)),
+        ("gt", |a, b| a.gt(b)),
+        ("ge", |a, b| a.ge(b)),
+    ];
+    for (op, f) in comparisons {
+        let run = move |t: &[Tensor]| f(&t[0], &t[1])?.to_dtype(t[0].dtype());
+        rows.push(Case::new(op, "broadcast", vec![coarse(&[3, 1, 5]), coarse(&[2, 1])], run));
+        rows.push(Case::new(op, "scalar", vec![coarse(&[3, 5]), coarse(&[])], run));
+    }
+    let chosen = |t: &[Tensor]| t[0].to_dtype(DType::U8)?.where_cond(&t[1], &t[2]);
+    let mask = |shape: &[usize]| fixed(shape, Values::Mask);
+    rows.push(Case::new(
+        "where_cond",
+        "broadcast",
+        vec![mask(&[3, 1, 5]), x(&[2, 1]), x(&[3, 2, 5])],
+        chosen,
+    ));
+    rows.push(Case::new("where_cond", "scalar", vec![mask(&[3, 7]), x(&[]), x(&[7])], chosen));
+    let big = [16, 56, 56, 64];
+    rows.push(
+        Case::new("where_cond", "large", vec![mask(&big), x(&big), x(&big)], chosen).large_in(&[0, 1, 2]),
+    );
+    rows.push(
+        Case::new("gt", "large", vec![coarse(&big), coarse(&big)], |t| {
+            t[0].gt(&t[1])?.to_dtype(t[0].dtype())
+        })
+        .large_in(&[0, 1]),
+    );
 }
 
 fn reductions(rows: &mut Vec<Case>) {
@@ -79,15 +114,15 @@ fn reductions(rows: &mut Vec<Case>) {
             let axes = axes.to_vec();
             rows.push(Case::new(op, variant, vec![of(&shape, values)], move |t| f(&t[0], &axes, keepdim)));
         };
-        row("sum", Values::Normal, Tensor::sum);
-        row("mean", Values::Normal, Tensor::mean);
+        row("sum", Values::Normal, |t, axes, keepdim| t.sum(axes, keepdim));
+        row("mean", Values::Normal, |t, axes, keepdim| t.mean(axes, keepdim));
         row("var", Values::Normal, |t, axes, keepdim| t.var(axes, 1, keepdim));
         row("std", Values::Normal, |t, axes, keepdim| t.std(axes, 0, keepdim));
-        row("l1_norm", Values::Normal, Tensor::l1_norm);
-        row("l2_norm", Values::Normal, Tensor::l2_norm);
-        row("log_sum_exp", Values::Normal, Tensor::log_sum_exp);
-        row("amax", Values::Distinct, Tensor::amax);
-        row("amin", Values::Distinct, Tensor::amin);
+        row("l1_norm", Values::Normal, |t, axes, keepdim| t.l1_norm(axes, keepdim));
+        row("l2_norm", Values::Normal, |t, axes, keepdim| t.l2_norm(axes, keepdim));
+        row("log_sum_exp", Values::Normal, |t, axes, keepdim| t.log_sum_exp(axes, keepdim));
+        row("amax", Values::Distinct, |t, axes, keepdim| t.amax(axes, keepdim));
+        row("amin", Values::Distinct, |t, axes, keepdim| t.amin(axes, keepdim));
     }
     for axis in 0..3 {
         let shape = [3, 4, 5];
@@ -97,10 +132,10 @@ fn reductions(rows: &mut Vec<Case>) {
         }));
         rows.push(Case::new("cumsum", name.clone(), vec![x(&shape)], move |t| t[0].cumsum(axis)));
         rows.push(Case::new("max_with_index", name.clone(), vec![of(&shape, Values::Distinct)], move |t| {
-            Ok(t[0].max_with_index(axis)?.0)
+            Ok(t[0].max(axis)?.0)
         }));
         rows.push(Case::new("top_k", name, vec![of(&shape, Values::Distinct)], move |t| {
-            Ok(t[0].top_k(2, axis, false)?.0)
+            Ok(t[0].topk(2, axis, true)?.0)
         }));
     }
     let index = fixed(&[3, 2], Values::Class(7));
@@ -181,11 +216,11 @@ fn shapes(rows: &mut Vec<Case>) {
     rows.push(Case::new("pad", "all", vec![x(&[2, 3])], |t| t[0].pad(&[(1, 0), (2, 1)], 0.5)));
     rows.push(Case::new("flip", "middle", vec![x(&[2, 5, 3])], |t| t[0].flip(1)));
     rows.push(Case::new("concat", "middle", vec![x(&[2, 3, 2]), x(&[2, 1, 2])], |t| {
-        Tensor::concat(&[&t[0], &t[1]], 1)
+        Tensor::cat(&[&t[0], &t[1]], 1)
     }));
     rows.push(
         Case::new("concat", "channels-large", vec![x(&[16, 56, 56, 64]), x(&[16, 56, 56, 32])], |t| {
-            Tensor::concat(&[&t[0], &t[1]], 3)
+            Tensor::cat(&[&t[0], &t[1]], 3)
         })
         .large_in(&[0, 1]),
     );

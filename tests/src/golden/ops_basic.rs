@@ -23,7 +23,7 @@ pub fn check(topic: &Topic) -> Outcome {
         }
         "scaled_dot_product_attention" => attention(case, dtype),
         "max_dim" => order(case, dtype, |x, axis| {
-            let (values, indices) = x.max_with_index(axis)?;
+            let (values, indices) = x.max(axis)?;
             Ok(vec![("values", values), ("indices", indices)])
         }),
         "argmax" => order(case, dtype, |x, axis| Ok(vec![("indices", x.argmax(axis)?)])),
@@ -32,7 +32,7 @@ pub fn check(topic: &Topic) -> Outcome {
             let k = case.number("k")? as usize;
             let smallest = !case.flag("largest");
             order(case, dtype, move |x, axis| {
-                let (values, indices) = x.top_k(k, axis, smallest)?;
+                let (values, indices) = x.topk(k, axis, !smallest)?;
                 Ok(vec![("values", values), ("indices", indices)])
             })
         }

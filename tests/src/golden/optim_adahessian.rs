@@ -34,7 +34,7 @@ fn run(case: &GoldenCase) -> Result<(), String> {
     let seen = train(case, &parameters, &optimizer.map_err(say)?)?;
     for (name, seen) in names.iter().zip(&seen) {
         for (map, steps) in [("grads", &seen.grads), ("hess", &seen.hess), ("traj", &seen.traj)] {
-            let all = Tensor::concat(&steps.iter().collect::<Vec<_>>(), 0).map_err(|e| say(e.into()))?;
+            let all = Tensor::cat(&steps.iter().collect::<Vec<_>>(), 0).map_err(|e| say(e.into()))?;
             case.check(map, name, &all)?;
         }
     }

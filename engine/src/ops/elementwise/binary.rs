@@ -68,7 +68,7 @@ impl Tensor {
             both(
                 needs,
                 || dy.mul(b)?.mul(&a.pow(&b.affine(1.0, -1.0)?)?)?.sum_to(a.shape()),
-                || dy.mul(saved.result(0))?.mul(&a.ln()?)?.sum_to(b.shape()),
+                || dy.mul(saved.result(0))?.mul(&a.log()?)?.sum_to(b.shape()),
             )
         })
     }

@@ -41,8 +41,8 @@ impl Tensor {
     }
 
     /// Natural logarithm. f32, f16, bf16; f64 on the CPU.
-    pub fn ln(&self) -> Result<Tensor> {
-        let op = UnaryOp::<unary::Ln>::new("ln", 0.0, 0.0);
+    pub fn log(&self) -> Result<Tensor> {
+        let op = UnaryOp::<unary::Ln>::new("log", 0.0, 0.0);
         self.unary(op, operand, |saved, dy| dy.div(saved.operand(0)))
     }
 

@@ -198,7 +198,7 @@ impl Derivative for GridSample {
                 terms.mul(&samples.to_dtype(terms.dtype())?)?.sum(&[3], true)
             };
             let [across, down] = self.order;
-            let both = Tensor::concat(&[&along([across + 1, down])?, &along([across, down + 1])?], 3)?;
+            let both = Tensor::cat(&[&along([across + 1, down])?, &along([across, down + 1])?], 3)?;
             both.to_dtype(grid.dtype())
         });
         Ok(vec![of_x.transpose()?, of_grid.transpose()?])

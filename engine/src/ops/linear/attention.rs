@@ -53,7 +53,7 @@ impl Tensor {
 
 /// A mask as an additive one: 0 where it is greater than 0, else minus infinity.
 fn additive_mask(mask: &Tensor) -> Result<Tensor> {
-    mask.greater(0.0)?.ln()
+    mask.greater(0.0)?.log()
 }
 
 /// 1 where key `j` of `s` is at or before query `i` of `l`, else 0, in the dtype and on the device of `like`. It is computed there, so

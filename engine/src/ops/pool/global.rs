@@ -61,8 +61,8 @@ impl Tensor {
             GlobalPool::FastMax => fast_max(),
             GlobalPool::AvgMax => avg()?.add(&max()?)?.mul_scalar(0.5),
             GlobalPool::FastAvgMax => avg()?.add(&fast_max()?)?.mul_scalar(0.5),
-            GlobalPool::CatAvgMax => Tensor::concat(&[&avg()?, &max()?], 1),
-            GlobalPool::FastCatAvgMax => Tensor::concat(&[&avg()?, &fast_max()?], 1),
+            GlobalPool::CatAvgMax => Tensor::cat(&[&avg()?, &max()?], 1),
+            GlobalPool::FastCatAvgMax => Tensor::cat(&[&avg()?, &fast_max()?], 1),
         }
     }
 

@@ -1,27 +1,5 @@
-//! Checks of axes, and shapes without some of them.
-use crate::{Error, Result, Shape, Tensor};
-
-impl Tensor {
-    pub(in crate::ops) fn check_axis(&self, op: &'static str, axis: usize) -> Result<()> {
-        if axis < self.rank() {
-            return Ok(());
-        }
-        Err(Error::shape(op, &[("x", self)], format!("there is no axis {axis}")))
-    }
-
-    /// This shape with the given axes reduced to extent 1. Errors when an axis does not exist or is repeated.
-    pub(in crate::ops) fn reduced_shape(&self, op: &'static str, axes: &[usize]) -> Result<Shape> {
-        let bad = axes.iter().enumerate().any(|(i, a)| *a >= self.rank() || axes[..i].contains(a));
-        if bad {
-            return Err(Error::shape(
-                op,
-                &[("x", self)],
-                format!("axes {axes:?} must exist and be distinct"),
-            ));
-        }
-        Ok(axes.iter().fold(*self.shape(), |s, a| s.reduced(*a)))
-    }
-}
+//! Shapes without some axes, and reductions in several passes.
+use crate::Shape;
 
 /// Axes that are reduced, and whether they stay with extent 1.
 #[derive(Clone)]

@@ -5,58 +5,102 @@ use super::{Lines, cpu, cuda};
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, compute, for_real};
-use crate::{DType, Error, Result, Shape, Tensor};
+use crate::{Axes, Axis, DType, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Maximum over the given axes; the gradient is divided evenly among equal maxima, as in PyTorch's `amax`. f32, f16, bf16; f64 on the
     /// CPU.
-    pub fn amax(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+    pub fn amax(&self, axes: impl Axes, keepdim: bool) -> Result<Tensor> {
         self.extremum_over("amax", axes, keepdim, false)
     }
 
     /// Minimum over the given axes; the gradient is divided evenly among equal minima, as in PyTorch's `amin`. f32, f16, bf16; f64 on the
     /// CPU.
-    pub fn amin(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+    pub fn amin(&self, axes: impl Axes, keepdim: bool) -> Result<Tensor> {
         self.extremum_over("amin", axes, keepdim, true)
     }
 
-    /// Maximum along an axis and its index (i64). Of equal maxima the first is chosen, and gets the whole gradient. f32, f16, bf16; f64 on
-    /// the CPU.
-    pub fn max_with_index(&self, axis: usize) -> Result<(Tensor, Tensor)> {
-        let index = self.arg_extremum("max_with_index", axis, false)?;
-        let values = self.gather_unchecked(axis, &index)?;
-        let shape = self.shape().without(axis);
-        Ok((values.reshape(shape)?, index.reshape(shape)?))
+    /// Maximum along an axis and its index (i64), like PyTorch's `max(dim)`. Of equal maxima the first is chosen, and gets the whole gradient.
+    /// f32, f16, bf16; f64 on the CPU.
+    ///
+    /// ```
+    /// # use fornax_engine::{Result, Tensor};
+    /// # fn main() -> Result<()> {
+    /// let (values, indices) = Tensor::new([[1.0f32, 5.0], [4.0, 3.0]])?.max(1)?;
+    /// assert_eq!((values.to_vec::<f32>()?, indices.to_vec::<i64>()?), (vec![5.0, 4.0], vec![1, 0]));
+    /// # Ok(()) }
+    /// ```
+    pub fn max(&self, axis: impl Axis) -> Result<(Tensor, Tensor)> {
+        self.extremum_with_index("max", axis, false)
+    }
+
+    /// Minimum along an axis and its index (i64), as [`Tensor::max`].
+    pub fn min(&self, axis: impl Axis) -> Result<(Tensor, Tensor)> {
+        self.extremum_with_index("min", axis, true)
+    }
+
+    /// The elements sorted along an axis, and their indices (i64). f32, f16, bf16; f64 on the CPU.
+    ///
+    /// ```
+    /// # use fornax_engine::{Result, Tensor};
+    /// # fn main() -> Result<()> {
+    /// let (values, indices) = Tensor::new([2.0f32, 3.0, 1.0])?.sort(0, false)?;
+    /// assert_eq!((values.to_vec::<f32>()?, indices.to_vec::<i64>()?), (vec![1.0, 2.0, 3.0], vec![2, 0, 1]));
+    /// # Ok(()) }
+    /// ```
+    pub fn sort(&self, axis: impl Axis, descending: bool) -> Result<(Tensor, Tensor)> {
+        let axis = self.axis("sort", axis)?;
+        self.topk(self.dims()[axis], axis, descending)
+    }
+
+    /// The indices (i64) that sort an axis: the second result of [`Tensor::sort`].
+    pub fn argsort(&self, axis: impl Axis, descending: bool) -> Result<Tensor> {
+        Ok(self.sort(axis, descending)?.1)
     }
 
     /// Index (i64) of the maximum along an axis, the first of equal maxima. f32, f16, bf16; f64 on the CPU.
-    pub fn argmax(&self, axis: usize) -> Result<Tensor> {
+    pub fn argmax(&self, axis: impl Axis) -> Result<Tensor> {
+        let axis = self.axis("argmax", axis)?;
         self.arg_extremum("argmax", axis, false)?.reshape(self.shape().without(axis))
     }
 
     /// Index (i64) of the minimum along an axis, the first of equal minima. f32, f16, bf16; f64 on the CPU.
-    pub fn argmin(&self, axis: usize) -> Result<Tensor> {
+    pub fn argmin(&self, axis: impl Axis) -> Result<Tensor> {
+        let axis = self.axis("argmin", axis)?;
         self.arg_extremum("argmin", axis, true)?.reshape(self.shape().without(axis))
     }
 
-    /// The `k` largest (or smallest) values along an axis in sorted order, and their indices (i64). f32, f16, bf16; f64 on the CPU.
-    pub fn top_k(&self, k: usize, axis: usize, smallest: bool) -> Result<(Tensor, Tensor)> {
-        self.check_axis("top_k", axis)?;
+    /// The `k` largest (or, unless `largest`, smallest) values along an axis in sorted order, and their indices (i64). f32, f16, bf16; f64 on
+    /// the CPU.
+    pub fn topk(&self, k: usize, axis: impl Axis, largest: bool) -> Result<(Tensor, Tensor)> {
+        let axis = self.axis("topk", axis)?;
         if k > self.dims()[axis] {
             return Err(Error::shape(
-                "top_k",
+                "topk",
                 &[("x", self)],
                 format!("axis {axis} has fewer than {k} elements"),
             ));
         }
         let (lines, shape) = (Lines::new(self.shape(), axis), self.shape().with(axis, k)?);
-        let index = compute(&TopK { lines, shape, k, smallest }, &[self])?;
+        let index = compute(&TopK { lines, shape, k, smallest: !largest }, &[self])?;
         Ok((self.gather_unchecked(axis, &index)?, index))
     }
 
+    fn extremum_with_index(
+        &self,
+        name: &'static str,
+        axis: impl Axis,
+        smallest: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        let axis = self.axis(name, axis)?;
+        let index = self.arg_extremum(name, axis, smallest)?;
+        let values = self.gather_unchecked(axis, &index)?;
+        let shape = self.shape().without(axis);
+        Ok((values.reshape(shape)?, index.reshape(shape)?))
+    }
+
     fn arg_extremum(&self, name: &'static str, axis: usize, smallest: bool) -> Result<Tensor> {
-        self.check_axis(name, axis)?;
         if self.dims()[axis] == 0 {
             return Err(Error::shape(name, &[("x", self)], format!("axis {axis} is empty")));
         }
@@ -67,15 +111,15 @@ impl Tensor {
     fn extremum_over(
         &self,
         name: &'static str,
-        axes: &[usize],
+        axes: impl Axes,
         keepdim: bool,
         smallest: bool,
     ) -> Result<Tensor> {
-        self.reduced_shape(name, axes)?;
+        let axes = axes.indices(name, self)?;
         if let Some(axis) = axes.iter().find(|axis| self.dims()[**axis] == 0) {
             return Err(Error::shape(name, &[("x", self)], format!("axis {axis} is empty")));
         }
-        let axes = ReducedAxes { axes: axes.to_vec(), keepdim };
+        let axes = ReducedAxes { axes, keepdim };
         apply(Extremum { name, axes, from: *self.shape(), smallest }, &[self])
     }
 }
@@ -90,7 +134,7 @@ struct TopK {
 
 impl Op for TopK {
     fn spec(&self) -> Spec {
-        Spec::new("top_k", &["x"])
+        Spec::new("topk", &["x"])
     }
 
     fn results(&self, _: &[&Tensor]) -> Infos {

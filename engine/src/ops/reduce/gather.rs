@@ -3,15 +3,15 @@ use super::{Lines, cpu, cuda};
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, compute, for_real};
-use crate::{DType, Element, Error, Result, Shape, Tensor};
+use crate::{Axis, DType, Element, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// `y[.., j, ..] = x[.., index[.., j, ..], ..]` along an axis: `index` (i64) has the shape of `x` except along that axis. f32, f16, bf16;
     /// f64 on the CPU. An index out of range is an error: the indices are read back to the host.
-    pub fn gather(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+    pub fn gather(&self, axis: impl Axis, index: &Tensor) -> Result<Tensor> {
         let operands = [("x", self), ("index", index)];
-        self.check_axis("gather", axis)?;
+        let axis = self.axis("gather", axis)?;
         if index.dtype() != DType::I64 {
             return Err(Error::dtype("gather", &operands, "an index of i64"));
         }

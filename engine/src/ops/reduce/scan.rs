@@ -3,19 +3,19 @@ use super::{Lines, cpu, cuda};
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, composed_backward, for_real};
-use crate::{Result, Shape, Tensor};
+use crate::{Axis, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Product along an axis; its gradient is exact where elements are zero. f32, f16, bf16; f64 on the CPU.
-    pub fn prod(&self, axis: usize) -> Result<Tensor> {
-        self.check_axis("prod", axis)?;
+    pub fn prod(&self, axis: impl Axis) -> Result<Tensor> {
+        let axis = self.axis("prod", axis)?;
         apply(Prod { from: *self.shape(), axis }, &[self])
     }
 
     /// Cumulative sum along an axis: `y[j] = x[0] + … + x[j]`. f32, f16, bf16; f64 on the CPU.
-    pub fn cumsum(&self, axis: usize) -> Result<Tensor> {
-        self.check_axis("cumsum", axis)?;
+    pub fn cumsum(&self, axis: impl Axis) -> Result<Tensor> {
+        let axis = self.axis("cumsum", axis)?;
         apply(CumSum { lines: Lines::new(self.shape(), axis), reverse: false }, &[self])
     }
 }

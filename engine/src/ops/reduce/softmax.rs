@@ -3,23 +3,23 @@ use super::{cpu, cuda};
 use crate::autograd::{Derivative, Gradients, Saved, Saves};
 use crate::cuda::{DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, composed_backward, for_real};
-use crate::{Result, Tensor};
+use crate::{Axis, Result, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// `e^x / sum(e^x)` along an axis, shifted by the maximum to avoid overflow. f32, f16, bf16; f64 on the CPU.
-    pub fn softmax(&self, axis: usize) -> Result<Tensor> {
+    pub fn softmax(&self, axis: impl Axis) -> Result<Tensor> {
         self.softmax_along("softmax", axis, false)
     }
 
     /// Logarithm of [`Tensor::softmax`]. f32, f16, bf16; f64 on the CPU.
-    pub fn log_softmax(&self, axis: usize) -> Result<Tensor> {
+    pub fn log_softmax(&self, axis: impl Axis) -> Result<Tensor> {
         self.softmax_along("log_softmax", axis, true)
     }
 
     /// The kernels work on the last axis; another axis is permuted there and back.
-    fn softmax_along(&self, name: &'static str, axis: usize, log: bool) -> Result<Tensor> {
-        self.check_axis(name, axis)?;
+    fn softmax_along(&self, name: &'static str, axis: impl Axis, log: bool) -> Result<Tensor> {
+        let axis = self.axis(name, axis)?;
         let last = self.rank() - 1;
         if axis != last {
             let mut axes: Vec<usize> = (0..self.rank()).collect();

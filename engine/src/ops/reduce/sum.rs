@@ -4,20 +4,20 @@ use super::{cpu, cuda};
 use crate::autograd::{Derivative, Gradients, Saved};
 use crate::cuda::{DeviceBuffer, DeviceSlice, Gpu, Result as CudaResult};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_real};
-use crate::{DType, Element, Result, Shape, Tensor};
+use crate::{Axes, DType, Element, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Sum over the given axes; with `keepdim` they stay with extent 1. f32, f16, bf16; f64 on the CPU, where partial sums are merged in f64.
-    pub fn sum(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
+    pub fn sum(&self, axes: impl Axes, keepdim: bool) -> Result<Tensor> {
         self.scaled_sum("sum", axes, keepdim, 1.0)
     }
 
     /// Mean over the given axes; with `keepdim` they stay with extent 1. f32, f16, bf16; f64 on the CPU.
-    pub fn mean(&self, axes: &[usize], keepdim: bool) -> Result<Tensor> {
-        self.reduced_shape("mean", axes)?;
+    pub fn mean(&self, axes: impl Axes, keepdim: bool) -> Result<Tensor> {
+        let axes = axes.indices("mean", self)?;
         let count: usize = axes.iter().map(|a| self.dims()[*a]).product();
-        self.scaled_sum("mean", axes, keepdim, 1.0 / count as f64)
+        self.scaled_sum("mean", &axes, keepdim, 1.0 / count as f64)
     }
 
     /// Sum of all elements, as a scalar.
@@ -30,12 +30,9 @@ impl Tensor {
         self.mean(&(0..self.rank()).collect::<Vec<_>>(), false)
     }
 
-    fn scaled_sum(&self, name: &'static str, axes: &[usize], keepdim: bool, factor: f64) -> Result<Tensor> {
-        self.reduced_shape(name, axes)?;
-        apply(
-            Sum { name, axes: ReducedAxes { axes: axes.to_vec(), keepdim }, from: *self.shape(), factor },
-            &[self],
-        )
+    fn scaled_sum(&self, name: &'static str, axes: impl Axes, keepdim: bool, factor: f64) -> Result<Tensor> {
+        let axes = ReducedAxes { axes: axes.indices(name, self)?, keepdim };
+        apply(Sum { name, axes, from: *self.shape(), factor }, &[self])
     }
 }
 

@@ -3,13 +3,13 @@ use super::cpu::copy_block::copy_block;
 use crate::autograd::{Derivative, Gradients, Saved};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any, with_derivative};
-use crate::{Error, Result, Shape, Tensor};
+use crate::{Axis, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Elements `start .. start + len` of an axis: a view for axis 0, a copy for others. Any dtype.
-    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Tensor> {
-        self.check_axis("narrow", axis)?;
+    pub fn narrow(&self, axis: impl Axis, start: usize, len: usize) -> Result<Tensor> {
+        let axis = self.axis("narrow", axis)?;
         if start.checked_add(len).is_none_or(|end| end > self.dims()[axis]) {
             return Err(Error::shape(
                 "narrow",

@@ -4,17 +4,17 @@ use crate::autograd::{Derivative, Gradients, Saved};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::error::Operands;
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any};
-use crate::{Error, Result, Shape, Tensor};
+use crate::{Axis, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Concatenates tensors of one dtype along an axis; their other extents must be equal. Any dtype.
-    pub fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
+    pub fn cat(tensors: &[&Tensor], axis: impl Axis) -> Result<Tensor> {
         let Some(first) = tensors.first() else {
             let why = "needs at least one tensor".into();
-            return Err(Error::Shape { op: "concat", operands: Operands(vec![]), why });
+            return Err(Error::Shape { op: "cat", operands: Operands(vec![]), why });
         };
-        first.check_axis("concat", axis)?;
+        let axis = first.axis("cat", axis)?;
         apply(Concat { parts: tensors.iter().map(|t| *t.shape()).collect(), axis }, tensors)
     }
 }
@@ -43,7 +43,7 @@ impl Concat {
 
 impl Op for Concat {
     fn spec(&self) -> Spec {
-        Spec::new("concat", &["x"]).any_dtype()
+        Spec::new("cat", &["x"]).any_dtype()
     }
 
     fn results(&self, x: &[&Tensor]) -> Infos {

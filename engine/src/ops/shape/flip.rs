@@ -2,13 +2,13 @@
 use crate::autograd::{Derivative, Gradients, Saved};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any};
-use crate::{Result, Shape, Tensor};
+use crate::{Axis, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Reverses the order of elements along an axis. Any dtype.
-    pub fn flip(&self, axis: usize) -> Result<Tensor> {
-        self.check_axis("flip", axis)?;
+    pub fn flip(&self, axis: impl Axis) -> Result<Tensor> {
+        let axis = self.axis("flip", axis)?;
         apply(Flip { shape: *self.shape(), axis }, &[self])
     }
 }

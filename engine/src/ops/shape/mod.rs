@@ -7,6 +7,7 @@ pub(crate) mod cuda;
 mod expand;
 mod flip;
 mod permute;
+mod rearrange;
 mod reshape;
 mod to_device;
 

@@ -3,22 +3,18 @@ use super::cpu;
 use crate::autograd::{Derivative, Gradients, Saved};
 use crate::cuda::{self, DeviceSlice, Gpu};
 use crate::op::{CpuCall, Infos, Op, Spec, TensorInfo, apply, for_any};
-use crate::{Error, Result, Shape, Tensor};
+use crate::{Axes, Error, Result, Shape, Tensor};
 use std::sync::Arc;
 
 impl Tensor {
     /// Axis `a` of the result is axis `axes[a]` of this tensor; a dense copy. Any dtype.
-    pub fn permute(&self, axes: &[usize]) -> Result<Tensor> {
-        let mut sorted = axes.to_vec();
-        sorted.sort_unstable();
-        if !sorted.iter().copied().eq(0..self.rank()) {
-            return Err(Error::shape(
-                "permute",
-                &[("self", self)],
-                format!("axes {axes:?} must contain each axis once"),
-            ));
+    pub fn permute(&self, axes: impl Axes) -> Result<Tensor> {
+        let axes = axes.indices("permute", self)?;
+        if axes.len() != self.rank() {
+            let why = format!("needs each of the {} axes once, not {}", self.rank(), axes.len());
+            return Err(Error::shape("permute", &[("x", self)], why));
         }
-        apply(Permute { from: *self.shape(), axes: axes.to_vec() }, &[self])
+        apply(Permute { from: *self.shape(), axes }, &[self])
     }
 
     /// Swaps the last two axes; a dense copy. Any dtype.

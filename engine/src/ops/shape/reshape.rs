@@ -1,7 +1,7 @@
 //! Views of the same elements with another shape.
 use crate::autograd::{Derivative, Gradients, Saved};
 use crate::op::with_derivative;
-use crate::{Error, IntoShape, Result, Tensor};
+use crate::{Axis, Error, IntoShape, Result, Tensor};
 
 impl Tensor {
     /// A view with another shape of as many elements, row-major. No copy. Any dtype.
@@ -18,10 +18,8 @@ impl Tensor {
     }
 
     /// Flattens all axes from `axis` on: `[N, H, W, C]` becomes `[N, H*W*C]` for `axis` 1. No copy. Any dtype.
-    pub fn flatten(&self, axis: usize) -> Result<Tensor> {
-        if axis >= self.rank() {
-            return Err(Error::shape("flatten", &[("self", self)], format!("there is no axis {axis}")));
-        }
+    pub fn flatten(&self, axis: impl Axis) -> Result<Tensor> {
+        let axis = self.axis("flatten", axis)?;
         let mut dims = self.dims()[..axis].to_vec();
         dims.push(self.dims()[axis..].iter().product());
         self.reshape(dims)

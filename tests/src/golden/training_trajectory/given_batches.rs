@@ -39,7 +39,7 @@ impl<'a> GivenBatches<'a> {
         let of = |t: &Tensor| -> EngineResult<Tensor> {
             let rows: Vec<Tensor> =
                 self.rows[index].iter().map(|row| t.narrow(0, *row, 1)).collect::<Result<_, _>>()?;
-            Tensor::concat(&rows.iter().collect::<Vec<_>>(), 0)
+            Tensor::cat(&rows.iter().collect::<Vec<_>>(), 0)
         };
         let (x, target) = (of(&self.images)?, of(&self.labels)?);
         let Some(lam) = self.lam.get(index) else { return Ok((x, target)) };

@@ -229,7 +229,7 @@ fn write_numbers(
         HashMap::from([("paths".to_string(), paths), ("model".to_string(), predictor.name.into())]);
     for (path, name, parts) in [(&args.features, "features", features), (&args.logits, "logits", logits)] {
         if let Some(path) = path {
-            let all = Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?;
+            let all = Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0)?;
             let bytes = to_safetensors(&[(name.to_string(), all)], Some(metadata.clone()));
             output_file::write(path, &bytes.map_err(|e| Error::usage(e.to_string()).at_path(path))?)?;
         }
